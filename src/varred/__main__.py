@@ -1,0 +1,93 @@
+"""The command line: ``python -m varred``."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from varred import experiments
+from varred.config import Execution, Preset, explain
+from varred.runs import Store, repository, verify
+from varred.sweep import sweep
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def results(preset: Preset) -> Store:
+    """Return the store of a preset: the book's own, or a scratch folder for smoke runs."""
+    root = repository() or Path.cwd()
+    return Store(root / ".varred" / "smoke" if preset == "smoke" else root / "book" / "results")
+
+
+@app.command()
+def train(
+    chapter: Annotated[str, typer.Argument(help="for example 12-lenet-mnist")],
+    preset: Annotated[str, typer.Option(help="smoke, cpu or paper")] = "cpu",
+    jobs: Annotated[int, typer.Option(help="processes; two single-threaded ones beat one with two threads")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    folder: Annotated[Path | None, typer.Option(help="where records land; the book's results by default")] = None,
+) -> None:
+    """Train a chapter's missing runs in order of need; it can be killed and started again at any moment."""
+    if preset not in ("smoke", "cpu", "paper"):
+        raise ValueError(f"preset must be smoke, cpu or paper, got {preset!r}")
+    store = Store(folder) if folder else results(preset)  # type: ignore[arg-type]
+    execution = Execution(device=device, threads=1 if jobs > 1 else None)  # type: ignore[arg-type]
+    checkpoints = (repository() or Path.cwd()) / ".varred" / "checkpoints"
+    for phase in experiments.queue(chapter, preset, store):  # type: ignore[arg-type]
+        missing = store.missing(phase.configs)
+        print(f"{phase.name}: {len(phase.configs) - len(missing)} recorded, {len(missing)} to train", flush=True)
+        sweep(phase.configs, store, jobs=jobs, execution=execution, checkpoints=checkpoints)
+
+
+@app.command("verify")
+def verify_records(
+    count: Annotated[int, typer.Option(help="records to audit, drawn at random; 0 for all")] = 10,
+    whole: Annotated[bool, typer.Option(help="retrain the cheapest record to the end instead")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+) -> None:
+    """Retrain the first steps of recorded runs and compare their losses with the records."""
+    runs = results("cpu").all()
+    execution = Execution(device=device)  # type: ignore[arg-type]
+    if whole:
+        runs = sorted((r for r in runs if not r.diverged), key=lambda r: r.curves.samples[-1])[:1]
+    elif count:
+        runs = random.Random(seed).sample(runs, min(count, len(runs)))
+    failures = 0
+    for run in runs:
+        audit = verify(run, execution, whole=whole)
+        failures += not audit.holds
+        verdict = "holds" if audit.holds else "FAILS"
+        print(f"{audit.identity} {run.config.method:8s} deviation {audit.deviation:.1e} of {audit.tolerance:.0e}: {verdict}")
+    print(f"{len(runs) - failures} of {len(runs)} records hold")
+    if failures or not runs:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; a foreseeable error is one line and status 2."""
+    try:
+        app()
+    except ValidationError as error:
+        sys.exit(_fail(explain(error)))
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
+        if os.environ.get("VARRED_DEBUG"):
+            raise
+        sys.exit(_fail(str(error.args[0] if isinstance(error, KeyError) else error).split("\n")[0]))
+    except KeyboardInterrupt:
+        sys.exit(_fail("stopped; what has been recorded is kept, start again to go on"))
+
+
+def _fail(message: str) -> int:
+    print(f"varred: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

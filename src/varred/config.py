@@ -1,0 +1,302 @@
+"""What a run is: a frozen, validated config with an identity, and how it is executed.
+
+The identity of a config is the hash of its canonical JSON, from which every field at its default is left out. So a
+field that is added later, with the default that means what was done before, renames no record. Defaults never change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
+from torch.optim import SGD, Adagrad, Adam, Optimizer
+
+from varred.models import MLP, LeNet
+from varred.models.layers import Activation, Normalization
+from varred.optim import STORM, SVRG
+
+Preset = Literal["smoke", "cpu", "paper"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """A model that can't be changed and refuses what it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Folds(Frozen):
+    """Hold out one fold of a k-fold cross-validation."""
+
+    kind: Literal["folds"] = "folds"
+    folds: Annotated[int, Field(ge=2)]
+    fold: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Folds:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold must be below folds = {self.folds}, got {self.fold}")
+        return self
+
+
+class Fraction(Frozen):
+    """Hold out a fraction of the training images."""
+
+    kind: Literal["fraction"] = "fraction"
+    fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Data(Frozen):
+    """The images a run trains on.
+
+    Attributes:
+        name: the data set.
+        size: ``"full"``, or ``"sample"``: the 2,000 + 500 images that the repository embeds.
+        holdout: what is kept from training for validation; None trains on all.
+        subset: train on this many images of what is left (a seeded permutation's first); None for all.
+        augmentation: ``"crop_flip"``: pad by 4, random crop, horizontal flip with probability 1/2.
+    """
+
+    name: Literal["mnist", "cifar10", "cifar100"]
+    size: Literal["full", "sample"] = "full"
+    holdout: Annotated[Folds | Fraction, Field(discriminator="kind")] | None = None
+    subset: Count | None = None
+    augmentation: Literal["none", "crop_flip"] = "none"
+
+
+class LeNetModel(Frozen):
+    """:class:`varred.models.LeNet`."""
+
+    name: Literal["lenet"]
+    activation: Activation = "tanh"
+    normalization: Normalization = "none"
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """Return the network for images of ``shape`` (channels, height, width)."""
+        return LeNet(self.activation, self.normalization, shape[0], shape[1], classes)
+
+
+class MLPModel(Frozen):
+    """:class:`varred.models.MLP`; ``hidden`` are the hidden widths."""
+
+    name: Literal["mlp"]
+    hidden: tuple[Count, ...]
+    activation: Activation = "relu"
+    normalization: Normalization = "none"
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """Return the network for images of ``shape`` (channels, height, width)."""
+        inputs = shape[0] * shape[1] * shape[2]
+        return MLP((inputs, *self.hidden, classes), self.activation, self.normalization)
+
+
+class SGDRule(Frozen):
+    """:class:`torch.optim.SGD`."""
+
+    name: Literal["sgd"]
+    learning_rate: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+
+    def build(self, model: nn.Module) -> Optimizer:
+        """Return the optimizer of the model's parameters."""
+        return SGD(
+            model.parameters(), self.learning_rate, self.momentum, 0.0, self.weight_decay, self.nesterov
+        )
+
+
+class AdamRule(Frozen):
+    """:class:`torch.optim.Adam`."""
+
+    name: Literal["adam"]
+    learning_rate: Positive
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: Positive = 1e-8
+
+    def build(self, model: nn.Module) -> Optimizer:
+        """Return the optimizer of the model's parameters."""
+        return Adam(model.parameters(), self.learning_rate, self.betas, self.eps)
+
+
+class AdaGradRule(Frozen):
+    """:class:`torch.optim.Adagrad`."""
+
+    name: Literal["adagrad"]
+    learning_rate: Positive
+    eps: Positive = 1e-10
+
+    def build(self, model: nn.Module) -> Optimizer:
+        """Return the optimizer of the model's parameters."""
+        return Adagrad(model.parameters(), self.learning_rate, eps=self.eps)
+
+
+class Snapshot(Frozen):
+    """When SVRG takes its full gradient.
+
+    Attributes:
+        every: epochs between snapshots.
+        last: the last epoch (from 0) that may start with one; None for no end.
+        batch_size: size of the batches of the snapshot pass; None for the step's own. The mean is the same up to
+            rounding; only for models without batch-dependent layers.
+    """
+
+    every: Count = 1
+    last: Annotated[int, Field(ge=0)] | None = None
+    batch_size: Count | None = None
+
+    def due(self, epoch: int) -> bool:
+        """Return whether ``epoch`` (from 0) starts with a snapshot.
+
+        Example:
+            >>> [epoch for epoch in range(12) if Snapshot(every=5, last=5).due(epoch)]
+            [0, 5]
+        """
+        return epoch % self.every == 0 and (self.last is None or epoch <= self.last)
+
+
+class SVRGRule(Frozen):
+    """:class:`varred.optim.SVRG` around a base optimizer."""
+
+    name: Literal["svrg"]
+    base: Annotated[SGDRule | AdamRule | AdaGradRule, Field(discriminator="name")]
+    snapshot: Snapshot = Snapshot()
+    alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+    def build(self, model: nn.Module) -> SVRG:
+        """Return the estimator around the base optimizer of the model's parameters."""
+        return SVRG(self.base.build(model), buffers=model.buffers(), alpha=self.alpha)
+
+
+class STORMRule(Frozen):
+    """:class:`varred.optim.STORM`."""
+
+    name: Literal["storm"]
+    k: Positive
+    c: NonNegative
+    w0: Positive = 0.1
+    granularity: Literal["global", "tensor", "coordinate"] = "global"
+    clip: bool = True
+
+    def build(self, model: nn.Module) -> STORM:
+        """Return the optimizer of the model's parameters."""
+        return STORM(
+            model.parameters(), self.k, self.c, self.w0, self.granularity, self.clip, buffers=model.buffers()
+        )
+
+
+Model = Annotated[LeNetModel | MLPModel, Field(discriminator="name")]
+Rule = Annotated[SGDRule | AdamRule | AdaGradRule | SVRGRule | STORMRule, Field(discriminator="name")]
+
+
+class Config(Frozen):
+    """One run, complete: two configs that differ only in the optimizer see the same weights and batches.
+
+    Attributes:
+        data: the images and their splits; standardized per channel by the training set's mean and deviation.
+        model: the network, with torch's default initialization.
+        optimizer: the rule and its hyper-parameters.
+        batch_size: samples a step.
+        epochs: passes of steps over the training images.
+        seed: decides the initial weights, the order and the transforms.
+        precision: ``"bfloat16"`` is autocast with float32 weights.
+        redraw_order: epochs for which one order is kept.
+        redraw_transforms: epochs for which one draw of the transforms is kept.
+
+    Example:
+        >>> config = Config(data={"name": "mnist"}, model={"name": "lenet"},
+        ...     optimizer={"name": "sgd", "learning_rate": 0.1}, batch_size=32, epochs=1, seed=0)
+        >>> len(config.identity)
+        16
+        >>> config.identity == Config(**config.model_dump()).identity
+        True
+    """
+
+    data: Data
+    model: Model
+    optimizer: Rule
+    batch_size: Count
+    epochs: Count
+    seed: Annotated[int, Field(ge=0)]
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    redraw_order: Count = 1
+    redraw_transforms: Count = 1
+
+    @property
+    def canonical(self) -> str:
+        """The JSON from which the identity is made: sorted keys, fields at their default left out."""
+        return json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def identity(self) -> str:
+        """Sixteen hexadecimal digits that name the run."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:16]
+
+    @property
+    def method(self) -> str:
+        """The optimizer's name as the book writes it."""
+        return {"sgd": "SGD", "adam": "Adam", "adagrad": "AdaGrad", "svrg": "SVRG", "storm": "STORM"}[
+            self.optimizer.name
+        ]
+
+    def replace(self, **changes: Any) -> Config:
+        """Return a validated copy with some fields changed.
+
+        Example:
+            >>> config = Config(data={"name": "mnist"}, model={"name": "lenet"},
+            ...     optimizer={"name": "sgd", "learning_rate": 0.1}, batch_size=32, epochs=1, seed=0)
+            >>> config.replace(seed=1).seed
+            1
+        """
+        return Config(**{**self.model_dump(), **changes})
+
+
+class Execution(Frozen):
+    """How a run is executed: it changes rounding and time, not the experiment, so it is no part of the identity.
+
+    Attributes:
+        device: ``"auto"`` takes CUDA, else MPS, else the CPU.
+        threads: CPU threads; None leaves torch's choice.
+        compile: pass the model through :func:`torch.compile`.
+    """
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Count | None = None
+    compile: bool = False
+
+    def resolve(self) -> torch.device:
+        """Return the device.
+
+        Raises:
+            ValueError: the device that was asked for is not there.
+        """
+        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        if self.device == "auto":
+            return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
+        if not there[self.device]:
+            present = ", ".join(name for name, here in there.items() if here)
+            raise ValueError(f"device {self.device!r} is not available here: choose auto or one of {present}")
+        return torch.device(self.device)
+
+
+def explain(error: ValidationError) -> str:
+    """Put a validation error into one line: where, what, and the value.
+
+    Example:
+        >>> try:
+        ...     SGDRule(name="sgd", learning_rate=-1)
+        ... except ValidationError as error:
+        ...     print(explain(error))
+        learning_rate: Input should be greater than 0, got -1
+    """
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(p) for p in item["loc"]) or "config"
+        parts.append(f"{where}: {item['msg']}, got {item['input']!r}")
+    return "; ".join(parts)

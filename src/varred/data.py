@@ -1,0 +1,367 @@
+"""Data sets as tensors in canonical order, and every random draw of a run.
+
+A data set is read once, put into one canonical order (images sorted by their bytes, then by label) and kept in memory
+as tensors on the device. Subsets, splits and folds are seeded permutations of that order, never prefixes of a file's.
+
+Where the images come from, in this order: an archive in the folder that the environment variable ``VARRED_DATA``
+names; the copy embedded in the repository (MNIST whole, samples of CIFAR); torchvision's download.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from varred.optim.batch import Batch
+
+Name = Literal["mnist", "cifar10", "cifar100"]
+Size = Literal["full", "sample"]
+Images = NDArray[np.uint8]
+
+_SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32)}
+_COUNTS = {
+    ("mnist", "full"): (60000, 10000),
+    ("mnist", "sample"): (2000, 500),
+    ("cifar10", "full"): (50000, 10000),
+    ("cifar100", "full"): (50000, 10000),
+    ("cifar10", "sample"): (2000, 500),
+    ("cifar100", "sample"): (2000, 500),
+}
+
+
+class DataError(RuntimeError):
+    """An archive is missing, truncated or altered; the message says what was expected and what to do."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set in canonical order.
+
+    Attributes:
+        name: ``"mnist"``, ``"cifar10"`` or ``"cifar100"``.
+        size: ``"full"``, or ``"sample"``: 2,000 training and 500 test images, balanced over the classes.
+        train_inputs: uint8, shape ``(n, channels, height, width)``.
+        train_targets: int64, shape ``(n,)``.
+        test_inputs: uint8, as above.
+        test_targets: int64, as above.
+        classes: the names of the classes.
+        checksum: SHA-256 of all tensors in canonical order.
+    """
+
+    name: str
+    size: str
+    train_inputs: Tensor
+    train_targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+    classes: tuple[str, ...]
+    checksum: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return _SHAPES[self.name]
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of each channel over the training images, pixels scaled to [0, 1]."""
+        channels = self.train_inputs.shape[1]
+        means, deviations = [], []
+        for channel in range(channels):
+            counts = torch.bincount(self.train_inputs[:, channel].flatten().int(), minlength=256).double()
+            values = torch.arange(256, dtype=torch.float64) / 255
+            mean = (counts * values).sum() / counts.sum()
+            means.append(mean)
+            deviations.append(((counts * (values - mean) ** 2).sum() / counts.sum()).sqrt())
+        return torch.stack(means), torch.stack(deviations)
+
+
+def canonical(images: Images, labels: NDArray[np.integer]) -> tuple[Images, NDArray[np.int64]]:
+    """Sort images by their bytes, then by label.
+
+    Args:
+        images: shape ``(n, channels, height, width)``.
+        labels: shape ``(n,)``.
+
+    Example:
+        >>> images = np.array([[[[2]]], [[[1]]]], dtype=np.uint8)
+        >>> canonical(images, np.array([5, 7]))[1].tolist()
+        [7, 5]
+    """
+    flat = np.ascontiguousarray(images.reshape(len(images), -1))
+    keys = np.concatenate([flat, labels.astype(np.uint8)[:, None]], axis=1)
+    order = np.argsort(keys.view(f"V{keys.shape[1]}").ravel(), kind="stable")
+    return np.ascontiguousarray(images[order]), labels[order].astype(np.int64)
+
+
+@lru_cache(maxsize=2)
+def load(name: Name, size: Size = "full") -> DataSet:
+    """Read a data set, check it and return it in canonical order.
+
+    Raises:
+        ValueError: the name or the size is unknown.
+        DataError: an archive is missing, truncated or altered.
+
+    Example:
+        >>> load("mnist", "sample").train_inputs.shape
+        torch.Size([2000, 1, 28, 28])
+    """
+    if (name, size) not in _COUNTS:
+        raise ValueError(f"unknown data set {name!r} at size {size!r}: choose mnist, cifar10 or cifar100; full or sample")
+    if size == "sample":
+        arrays, source = (_mnist_sample(), None) if name == "mnist" else (_embedded_sheet(name), None)
+    else:
+        arrays, source = _full(name)
+    x_train, y_train, x_test, y_test, classes = arrays
+    found, expected = (len(x_train), len(x_test)), _COUNTS[name, size]
+    where = f" in {source}" if source else ""
+    if found != expected or x_train.shape[1:] != _SHAPES[name]:
+        raise DataError(
+            f"{name}{where}: expected {expected[0]} + {expected[1]} images of shape {_SHAPES[name]}, found "
+            f"{found[0]} + {found[1]} of shape {x_train.shape[1:]}; remove the file and provide a whole one"
+        )
+    x_train, y_train = canonical(x_train, y_train)
+    x_test, y_test = canonical(x_test, y_test)
+    digest = hashlib.sha256()
+    for array in (x_train, y_train.astype(np.uint8), x_test, y_test.astype(np.uint8)):
+        digest.update(array.tobytes())
+    wanted = _checksums()[f"{name}-{size}"]
+    if digest.hexdigest() != wanted:
+        raise DataError(
+            f"{name}{where}: the images differ from the published set (SHA-256 {digest.hexdigest()[:12]}, expected "
+            f"{wanted[:12]}); remove the file and provide an unaltered one"
+        )
+    return DataSet(
+        name,
+        size,
+        torch.from_numpy(x_train),
+        torch.from_numpy(y_train),
+        torch.from_numpy(x_test),
+        torch.from_numpy(y_test),
+        classes,
+        digest.hexdigest(),
+    )
+
+
+Arrays = tuple[Images, NDArray[np.integer], Images, NDArray[np.integer], tuple[str, ...]]
+
+
+def embedded_folder() -> Path | None:
+    """Return the repository's ``book/data``, or None where the package is installed without the repository."""
+    folder = Path(__file__).resolve().parents[2] / "book" / "data"
+    return folder if folder.is_dir() else None
+
+
+def _checksums() -> dict[str, str]:
+    return json.loads((Path(__file__).parent / "checksums.json").read_text())  # type: ignore[no-any-return]
+
+
+def _full(name: str) -> tuple[Arrays, Path]:
+    folder = os.environ.get("VARRED_DATA")
+    embedded = embedded_folder()
+    if folder:
+        path = Path(folder) / f"{name}.npz"
+        if path.exists():
+            return _read_npz(path, name), path
+    if embedded is not None and (embedded / f"{name}.npz").exists():
+        return _read_npz(embedded / f"{name}.npz", name), embedded / f"{name}.npz"
+    return _torchvision(name, Path(folder) if folder else Path.home() / ".cache" / "varred")
+
+
+def _read_npz(path: Path, name: str) -> Arrays:
+    try:
+        with np.load(path) as archive:
+            x_train, x_test = archive["x_train"], archive["x_test"]
+            y_train, y_test = archive["y_train"], archive["y_test"]
+            classes = tuple(str(c) for c in archive["classes"]) if "classes" in archive else tuple("0123456789")
+    except Exception as error:  # numpy raises OSError, ValueError, EOFError, BadZipFile or zlib.error by the damage
+        raise DataError(
+            f"{path}: expected a NumPy archive with x_train, y_train, x_test and y_test, but it can't be read "
+            f"({type(error).__name__}); remove it and provide a whole one"
+        ) from error
+    if name != "mnist":
+        x_train, x_test = x_train.transpose(0, 3, 1, 2), x_test.transpose(0, 3, 1, 2)
+    else:
+        x_train, x_test = x_train.reshape(-1, 1, 28, 28), x_test.reshape(-1, 1, 28, 28)
+    return x_train, y_train, x_test, y_test, classes
+
+
+def _torchvision(name: str, folder: Path) -> tuple[Arrays, Path]:
+    from torchvision import datasets
+
+    kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    try:
+        train, test = (kind(root=folder, train=flag, download=True) for flag in (True, False))
+    except Exception as error:  # torchvision raises RuntimeError, URLError or OSError
+        raise DataError(
+            f"{name} at full size is neither in VARRED_DATA ({os.environ.get('VARRED_DATA', 'not set')}) nor can it be "
+            f"downloaded to {folder} ({type(error).__name__}): set VARRED_DATA to a folder with {name}.npz, or go online"
+        ) from error
+
+    def pixels(part: object) -> Images:
+        data = np.asarray(part.data)  # type: ignore[attr-defined]
+        return data[:, None] if data.ndim == 3 else data.transpose(0, 3, 1, 2)
+
+    arrays = (
+        pixels(train),
+        np.asarray(train.targets),
+        pixels(test),
+        np.asarray(test.targets),
+        tuple(str(c).split(" ")[0] for c in train.classes),
+    )
+    return arrays, folder
+
+
+def _embedded_sheet(name: str) -> Arrays:
+    """Read the embedded sample: one lossless sheet, 50 images a row, the first 2,000 for training."""
+    folder = embedded_folder()
+    if folder is None:
+        raise DataError(f"the sample of {name} is in the repository's book/data, not in the installed package: clone it")
+    try:
+        sheet = np.asarray(Image.open(folder / f"{name}-sample.webp").convert("RGB"))
+        meta = json.loads((folder / f"{name}-sample.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / name}-sample: can't be read ({error}); restore it with git checkout") from error
+    images = sheet.reshape(-1, 32, 50, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
+    labels = np.asarray(meta["labels"])
+    return images[:2000], labels[:2000], images[2000:], labels[2000:], tuple(meta["classes"])
+
+
+def _mnist_sample() -> Arrays:
+    """Take a balanced sample of MNIST, chosen by a seeded permutation."""
+    full = load("mnist", "full")
+
+    def take(inputs: Tensor, targets: Tensor, per_class: int, purpose: str) -> tuple[Images, NDArray[np.int64]]:
+        order = torch.randperm(len(targets), generator=generator(0, purpose))
+        keep = torch.cat([order[targets[order] == digit][:per_class] for digit in range(10)])
+        return inputs[keep].numpy(), targets[keep].numpy()
+
+    x_train, y_train = take(full.train_inputs, full.train_targets, 200, "sample train")
+    x_test, y_test = take(full.test_inputs, full.test_targets, 50, "sample test")
+    return x_train, y_train, x_test, y_test, full.classes
+
+
+def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """Return a generator that depends on its arguments alone, never on what was drawn before.
+
+    So two runs that differ in their optimizer see the same batches, whatever either evaluates in between.
+
+    Example:
+        >>> a = torch.rand(1, generator=generator(1, "order", 3))
+        >>> bool(a == torch.rand(1, generator=generator(1, "order", 3)))
+        True
+    """
+    return torch.Generator().manual_seed(derived_seed(seed, purpose, *counters))
+
+
+def derived_seed(seed: int, purpose: str, *counters: int) -> int:
+    """Return 63 bits that depend on the arguments alone."""
+    text = json.dumps([seed, purpose, *counters])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def fold_indices(count: int, folds: int, fold: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return (training, held-out) indices of one fold; the folds are disjoint and exhaust ``range(count)``.
+
+    Example:
+        >>> train, held = fold_indices(10, 4, 0)
+        >>> len(train), len(held)
+        (7, 3)
+    """
+    order = torch.randperm(count, generator=generator(seed, "folds"))
+    parts = list(torch.tensor_split(order, folds))
+    held = parts.pop(fold)
+    return torch.cat(parts), held
+
+
+def holdout_indices(count: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return (training, held-out) indices; the held-out part is ``fraction`` of a seeded permutation."""
+    order = torch.randperm(count, generator=generator(seed, "holdout"))
+    held = round(count * fraction)
+    return order[held:], order[:held]
+
+
+def epoch_order(count: int, seed: int, epoch: int, redraw: int = 1) -> Tensor:
+    """Return the permutation of ``range(count)`` in force at ``epoch``, redrawn every ``redraw`` epochs."""
+    return torch.randperm(count, generator=generator(seed, "order", epoch // redraw))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One draw of pad-and-crop and horizontal flip for every sample: it can be kept, so it can be locked.
+
+    Attributes:
+        rows: int64, shape ``(n,)``, the crop's first row in the padded image, 0 to 2 * pad.
+        columns: likewise for columns.
+        flips: bool, shape ``(n,)``.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    flips: Tensor
+
+    @classmethod
+    def draw(cls, count: int, seed: int, epoch: int, redraw: int = 1, pad: int = 4) -> Augmentation:
+        """Draw the transforms of all samples, in force at ``epoch``, redrawn every ``redraw`` epochs."""
+        source = generator(seed, "transforms", epoch // redraw)
+        shifts = torch.randint(2 * pad + 1, (2, count), generator=source)
+        return cls(shifts[0], shifts[1], torch.rand(count, generator=source) < 0.5)
+
+    def to(self, device: torch.device) -> Augmentation:
+        """Move the draw to a device."""
+        return Augmentation(self.rows.to(device), self.columns.to(device), self.flips.to(device))
+
+    def apply(self, padded: Tensor, indices: Tensor, size: int) -> Tensor:
+        """Crop and flip the images ``indices`` of ``padded`` (channels last, padded on all sides), at once.
+
+        Args:
+            padded: shape ``(n, size + 2 pad, size + 2 pad, channels)``.
+            indices: shape ``(b,)``.
+            size: height and width of the crop.
+
+        Returns:
+            Shape ``(b, channels, size, size)`` in channels-last memory format.
+        """
+        offsets = torch.arange(size, device=padded.device)
+        columns = torch.where(self.flips[indices, None], size - 1 - offsets, offsets) + self.columns[indices, None]
+        rows = offsets + self.rows[indices, None]
+        crops = padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return crops.permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training part of a data set on the device, ready to be cut into batches.
+
+    Attributes:
+        inputs: standardized, shape ``(n, channels, height, width)``; padded and channels last under augmentation.
+        targets: shape ``(n,)``.
+        augmented: whether batches are cropped and flipped.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    augmented: bool = False
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def batches(self, size: int, order: Tensor, augmentation: Augmentation | None = None) -> Iterator[Batch]:
+        """Cut ``order`` into mini-batches of ``size``; the last one may be shorter and says so in its ``size``."""
+        for index, part in enumerate(order.split(size)):
+            if augmentation is None:
+                inputs = self.inputs.index_select(0, part)
+            else:
+                inputs = augmentation.apply(self.inputs, part, self.inputs.shape[1] - 8)
+            yield Batch(index, inputs, self.targets.index_select(0, part))

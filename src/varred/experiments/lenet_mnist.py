@@ -1,0 +1,301 @@
+"""LeNet on MNIST: section 4.1 of source 000."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from varred.config import (
+    AdaGradRule,
+    AdamRule,
+    Config,
+    Data,
+    Folds,
+    LeNetModel,
+    Preset,
+    Rule,
+    SGDRule,
+    Snapshot,
+    STORMRule,
+    SVRGRule,
+)
+from varred.record import Run
+from varred.runs import Store
+
+METHODS = ("Adam", "SGD", "AdaGrad", "SVRG", "STORM")
+FOLDS = 4
+FINALISTS = 3
+WIDENINGS = 2
+SNAPSHOT_BATCH = 160  # the snapshot pass needs no small batches; this size is the fastest on a CPU
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a preset changes.
+
+    Attributes:
+        size: of the data set.
+        epochs: of the benchmark.
+        seeds: of the benchmark.
+        side_seeds: of the side experiments (STORM's granularities, SVRG's snapshot period).
+        screening_epochs: of the first stage of cross-validation.
+        final_epochs: of its second stage; None for a single stage.
+    """
+
+    size: str
+    epochs: int
+    seeds: tuple[int, ...]
+    side_seeds: tuple[int, ...]
+    screening_epochs: int
+    final_epochs: int | None
+
+
+SCALES: dict[Preset, Scale] = {
+    "smoke": Scale("sample", 2, (1,), (1,), 1, None),
+    "cpu": Scale("full", 100, (1, 2, 3, 4, 5), (1, 2, 3), 10, 50),
+    "paper": Scale("full", 100, (1,), (1,), 100, None),
+}
+
+
+def svrg(learning_rate: float, every: int = 5) -> SVRGRule:
+    """SVRG with a plain step; the author's code takes a snapshot every 5 epochs."""
+    snapshot = Snapshot(every=every, batch_size=SNAPSHOT_BATCH)
+    return SVRGRule(name="svrg", base=SGDRule(name="sgd", learning_rate=learning_rate), snapshot=snapshot)
+
+
+def storm(c: float, k: float, granularity: str = "tensor") -> STORMRule:
+    """STORM with one accumulator per parameter tensor, as in the author's code."""
+    return STORMRule(name="storm", c=c, k=k, granularity=granularity)  # type: ignore[arg-type]
+
+
+# Table 4.2
+SELECTED: dict[str, Rule] = {
+    "Adam": AdamRule(name="adam", learning_rate=1e-4),
+    "SGD": SGDRule(name="sgd", learning_rate=0.1),
+    "AdaGrad": AdaGradRule(name="adagrad", learning_rate=0.1),
+    "SVRG": svrg(0.01),
+    "STORM": storm(c=100.0, k=0.1),
+}
+
+
+def rule(method: str, *values: float) -> Rule:
+    """Return a method's rule from its tuned values: the learning rate, or STORM's (c, k)."""
+    if method == "STORM":
+        return storm(*values)
+    if method == "SVRG":
+        return svrg(*values)
+    if method == "Adam":
+        return AdamRule(name="adam", learning_rate=values[0])
+    if method == "SGD":
+        return SGDRule(name="sgd", learning_rate=values[0])
+    return AdaGradRule(name="adagrad", learning_rate=values[0])
+
+
+def tuned(config: Config) -> tuple[float, ...]:
+    """Return the values that :func:`rule` takes."""
+    optimizer = config.optimizer
+    if isinstance(optimizer, STORMRule):
+        return (optimizer.c, optimizer.k)
+    if isinstance(optimizer, SVRGRule):
+        return (optimizer.base.learning_rate,)
+    return (optimizer.learning_rate,)
+
+
+# Table 4.1, as exponents of ten, each dimension in order
+GRIDS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "Adam": ((-5, -4, -3, -2, -1),),
+    "SGD": ((-5, -4, -3, -2, -1),),
+    "AdaGrad": ((-4, -3, -2, -1),),
+    "SVRG": ((-5, -4, -3, -2, -1),),
+    "STORM": ((-1, 0, 1, 2, 3), (-3, -2, -1, 0)),
+}
+
+
+def points(method: str) -> list[tuple[float, ...]]:
+    """Return table 4.1's grid of a method, STORM's jointly; 39 points over the five methods.
+
+    Example:
+        >>> sum(len(points(method)) for method in METHODS)
+        39
+    """
+    grid = GRIDS[method]
+    if len(grid) == 1:
+        return [(power(e),) for e in grid[0]]
+    return [(power(c), power(k)) for c in grid[0] for k in grid[1]]
+
+
+def power(exponent: int) -> float:
+    """Return the float that ``1e<exponent>`` reads as."""
+    return float(f"1e{exponent}")
+
+
+def base(preset: Preset, optimizer: Rule, seed: int, epochs: int | None = None) -> Config:
+    """Return the chapter's run with an optimizer and a seed: tanh LeNet, batch 32, 100 epochs at presets cpu and paper."""
+    scale = SCALES[preset]
+    return Config(
+        data=Data(name="mnist", size=scale.size),  # type: ignore[arg-type]
+        model=LeNetModel(name="lenet"),
+        optimizer=optimizer,
+        batch_size=32,
+        epochs=epochs or scale.epochs,
+        seed=seed,
+    )
+
+
+def benchmark(
+    preset: Preset,
+    rules: dict[str, Rule] | None = None,
+    methods: Sequence[str] = METHODS,
+    seeds: Sequence[int] | None = None,
+    epochs: int | None = None,
+) -> list[Config]:
+    """Return figure 4.4's runs, seed by seed, so that any prefix is a whole comparison or nearly one."""
+    chosen = rules or SELECTED
+    return [
+        base(preset, chosen[method], seed, epochs)
+        for seed in (seeds or SCALES[preset].seeds)
+        for method in methods
+        if method in chosen
+    ]
+
+
+def granularities(preset: Preset, seeds: Sequence[int] | None = None, epochs: int | None = None) -> list[Config]:
+    """Return STORM's three accumulators at table 4.2's values, seed by seed."""
+    return [
+        base(preset, storm(100.0, 0.1, granularity), seed, epochs)
+        for seed in (seeds or SCALES[preset].side_seeds)
+        for granularity in ("tensor", "global", "coordinate")
+    ]
+
+
+def snapshot_periods(preset: Preset, seeds: Sequence[int] | None = None, epochs: int | None = None) -> list[Config]:
+    """Return SVRG with a snapshot every 5 epochs and every epoch, seed by seed."""
+    return [
+        base(preset, svrg(0.01, every), seed, epochs)
+        for seed in (seeds or SCALES[preset].side_seeds)
+        for every in (5, 1)
+    ]
+
+
+def folds(preset: Preset, method: str, values: tuple[float, ...], epochs: int) -> list[Config]:
+    """Return one grid point's four runs of the cross-validation."""
+    config = base(preset, rule(method, *values), seed=1, epochs=epochs)
+    data = config.data
+    return [
+        config.replace(data=Data(name=data.name, size=data.size, holdout=Folds(folds=FOLDS, fold=fold)))
+        for fold in range(FOLDS)
+    ]
+
+
+def validation_loss(store: Store, preset: Preset, method: str, values: tuple[float, ...], epochs: int) -> float | None:
+    """Return the mean validation loss at the end over the folds; infinite if one diverged, None if one is missing."""
+    runs = store.available(folds(preset, method, values, epochs))
+    if len(runs) < FOLDS:
+        return None
+    return float("inf") if any(run.diverged for run in runs) else _mean_validation(runs)
+
+
+def _mean_validation(runs: Sequence[Run]) -> float:
+    return sum(run.final.validation.loss for run in runs if run.final.validation) / len(runs)
+
+
+def screened(store: Store, preset: Preset, method: str) -> dict[tuple[float, ...], float]:
+    """Return the screening's mean validation losses that are known, widened grid included."""
+    epochs = SCALES[preset].screening_epochs
+    known: dict[tuple[float, ...], float] = {}
+    for values in candidates(method):
+        loss = validation_loss(store, preset, method, values, epochs)
+        if loss is not None:
+            known[values] = loss
+    return known
+
+
+def candidates(method: str) -> list[tuple[float, ...]]:
+    """Return the grid and all points that widening may reach."""
+    grid = GRIDS[method]
+    wide = [range(axis[0] - WIDENINGS, axis[-1] + WIDENINGS + 1) for axis in grid]
+    if len(wide) == 1:
+        return [(power(e),) for e in wide[0]]
+    return [(power(c), power(k)) for c in wide[0] for k in wide[1]]
+
+
+def widening(store: Store, preset: Preset, method: str) -> list[tuple[float, ...]]:
+    """Return the next points beyond an edge that holds the best value; empty if it lies inside or enough was added.
+
+    One factor of ten at a time in the direction of the edge, the other dimension kept, two values at most each way,
+    and not beyond a value that diverged.
+    """
+    known = screened(store, preset, method)
+    if any(values not in known for values in points(method)):
+        return []
+    best = min(known, key=lambda values: known[values])
+    added = []
+    for axis, exponents in enumerate(GRIDS[method]):
+        tried = sorted(v[axis] for v in known if all(v[i] == best[i] for i in range(len(best)) if i != axis))
+        for edge, direction, bound in ((tried[0], -1, exponents[0]), (tried[-1], 1, exponents[-1])):
+            if best[axis] != edge:
+                continue
+            steps = range(1, WIDENINGS + 1)
+            beyond = [power(bound + direction * step) for step in steps]
+            fresh = [value for value in beyond if direction * (value - edge) > 0]
+            if fresh:
+                added.append(tuple(fresh[0] if i == axis else v for i, v in enumerate(best)))
+    return added
+
+
+def finalists(store: Store, preset: Preset, method: str) -> list[tuple[float, ...]]:
+    """Return the three best of the screening, and always the source's own choice."""
+    known = screened(store, preset, method)
+    best = sorted((v for v in known if known[v] < float("inf")), key=lambda values: known[values])[:FINALISTS]
+    own = tuned(base(preset, SELECTED[method], 1))
+    return best if own in best else [*best, own]
+
+
+def selected(store: Store, preset: Preset) -> dict[str, tuple[float, ...]]:
+    """Return each method's values of least mean validation loss at the last stage, where that stage is complete."""
+    scale = SCALES[preset]
+    result = {}
+    for method in METHODS:
+        if scale.final_epochs is None:
+            losses: dict[tuple[float, ...], float | None] = dict(screened(store, preset, method))
+            if len(losses) < len(points(method)):
+                continue
+        else:
+            if len(screened(store, preset, method)) < len(points(method)) or widening(store, preset, method):
+                continue
+            losses = {
+                values: validation_loss(store, preset, method, values, scale.final_epochs)
+                for values in finalists(store, preset, method)
+            }
+        known = {values: loss for values, loss in losses.items() if loss is not None}
+        if len(known) == len(losses) and known:
+            result[method] = min(known, key=lambda values: known[values])
+    return result
+
+
+def queue(preset: Preset, store: Store) -> Iterator[tuple[str, list[Config]]]:
+    """Yield the chapter's phases; later ones are decided by the records of earlier ones."""
+    scale = SCALES[preset]
+    yield "benchmark with table 4.2's values", benchmark(preset)
+    yield "STORM's granularities", granularities(preset)
+    yield "SVRG's snapshot period", snapshot_periods(preset)
+    screening = [(method, values) for method in METHODS for values in points(method)]
+    yield (
+        "cross-validation, first stage",
+        [config for method, values in screening for config in folds(preset, method, values, scale.screening_epochs)],
+    )
+    if preset == "cpu":
+        for _ in range(WIDENINGS):
+            wider = [(method, values) for method in METHODS for values in widening(store, preset, method)]
+            yield (
+                "cross-validation, wider grid",
+                [config for method, values in wider for config in folds(preset, method, values, scale.screening_epochs)],
+            )
+    if scale.final_epochs is not None:
+        final = [(method, values) for method in METHODS for values in finalists(store, preset, method)]
+        yield (
+            "cross-validation, second stage",
+            [config for method, values in final for config in folds(preset, method, values, scale.final_epochs or 0)],
+        )
+    ours = {method: rule(method, *values) for method, values in selected(store, preset).items()}
+    yield "benchmark with our selected values", benchmark(preset, {m: r for m, r in ours.items() if r != SELECTED[m]})

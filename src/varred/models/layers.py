@@ -1,0 +1,38 @@
+"""The choices that several networks share: activations by name."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import nn
+
+Activation = Literal["tanh", "relu", "elu"]
+Normalization = Literal["none", "batch"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
+
+
+def activation_layer(name: Activation) -> nn.Module:
+    """Return a fresh activation module.
+
+    Raises:
+        ValueError: the name is unknown.
+
+    Example:
+        >>> activation_layer("relu")
+        ReLU()
+    """
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
+    return _ACTIVATIONS[name]()
+
+
+def check_normalization(name: Normalization) -> bool:
+    """Return whether batch normalization is asked for.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in get_args(Normalization):
+        raise ValueError(f"normalization must be one of {', '.join(get_args(Normalization))}, got {name!r}")
+    return name == "batch"

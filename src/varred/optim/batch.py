@@ -1,0 +1,116 @@
+"""What an estimator must know of a mini-batch, and the evaluation of one batch at two points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Closure = Callable[[Any], Tensor]
+"""``closure(batch)``: forward and backward over the batch's mean loss; returns the loss."""
+
+Size = Callable[[Any], int]
+"""The number of samples in a batch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A mini-batch :math:`B` that knows its place in the epoch and its size :math:`|B|`.
+
+    Args:
+        index: position of the batch in the epoch's partition, from 0.
+        inputs: tensor of shape ``(size, ...)``.
+        targets: tensor of shape ``(size,)``.
+
+    Example:
+        >>> batch = Batch(0, torch.zeros(32, 1, 28, 28), torch.zeros(32, dtype=torch.long))
+        >>> batch.size
+        32
+    """
+
+    index: int
+    inputs: Tensor
+    targets: Tensor
+
+    @property
+    def size(self) -> int:
+        """The number of samples :math:`|B|`."""
+        return len(self.targets)
+
+
+def size_of(batch: object) -> int:
+    """Return ``batch.size``; refuse what has no size of its own.
+
+    ``len`` is never asked: the length of a pair ``(inputs, targets)`` is 2 whatever the batch.
+
+    Raises:
+        TypeError: the batch has no integer attribute ``size``.
+    """
+    size = getattr(batch, "size", None)
+    if isinstance(size, int) and size > 0:
+        return size
+    raise TypeError(
+        f"a {type(batch).__name__} does not say how many samples it holds: pass a varred.optim.Batch, "
+        "or give the optimizer a function, e.g. size=lambda batch: len(batch[1])"
+    )
+
+
+@contextmanager
+def preserved(buffers: Sequence[Tensor], device: torch.device, *, random_state: bool = True) -> Iterator[None]:
+    """Put buffers (batch-normalization statistics) and the random state (dropout) back on leaving.
+
+    Evaluating a loss in training mode moves both. An estimator that evaluates at a second point must leave
+    neither trace: the statistics would mix two points, and a second draw of the dropout mask would
+    decorrelate the two gradients.
+    """
+    saved = [buffer.clone() for buffer in buffers]
+    state = _random_state(device) if random_state else None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, saved, strict=True):
+                buffer.copy_(value)
+        if state is not None:
+            _set_random_state(device, state)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    # The state of an accelerator's generator lives on the host: reading it does not wait for the device.
+    cpu = torch.get_rng_state()
+    if device.type == "cuda":
+        return cpu, torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        return cpu, torch.mps.get_rng_state()
+    return cpu, None
+
+
+def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
+    cpu, accelerator = state
+    torch.set_rng_state(cpu)
+    if accelerator is None:
+        return
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(accelerator, device)
+    else:
+        torch.mps.set_rng_state(accelerator)
+
+
+def exchange(parameters: Sequence[Tensor], values: list[Tensor]) -> None:
+    """Swap the parameters' storage with ``values``: no copy, and a second call swaps back."""
+    for i, parameter in enumerate(parameters):
+        parameter.data, values[i] = values[i], parameter.data
+
+
+def take_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Detach the gradients from the parameters; a parameter the loss does not reach has gradient zero."""
+    gradients = []
+    for parameter in parameters:
+        gradient = parameter.grad
+        gradients.append(torch.zeros_like(parameter) if gradient is None else gradient)
+        parameter.grad = None
+    return gradients

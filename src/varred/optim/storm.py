@@ -1,0 +1,188 @@
+"""STORM: recursive momentum, a control variate that needs no snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from varred.optim.batch import Closure, exchange, preserved, take_gradients
+
+Granularity = Literal["global", "tensor", "coordinate"]
+
+
+class STORM(Optimizer):
+    r"""Stochastic recursive momentum with a step size that shrinks as gradients accumulate.
+
+    With :math:`g_t(w)` the gradient of mini-batch :math:`t` at :math:`w`, and :math:`d_1 = g_1(w_1)`,
+
+    .. math::
+        d_t &= g_t(w_t) + (1 - a_t)\,\bigl(d_{t-1} - g_t(w_{t-1})\bigr), \\
+        \eta_t &= k \Big/ \Bigl(w_0 + \sum_{i \le t} G_i^2\Bigr)^{1/3}, \qquad a_{t+1} = c\,\eta_t^2, \\
+        w_{t+1} &= w_t - \eta_t d_t .
+
+    Both gradients of a step are taken on the *same, new* mini-batch. At :math:`a = 1` this is SGD with step
+    :math:`\eta_t`.
+
+    Args:
+        params: the parameters, as for any torch optimizer.
+        k: step-size numerator, > 0.
+        c: momentum constant, >= 0.
+        w0: offset of the accumulator, > 0 (the paper's *w*, a scalar unrelated to the weights).
+        granularity: what :math:`G_t` is. ``"global"``: the norm of the whole gradient (the paper's algorithm).
+            ``"tensor"``: the norm of each parameter tensor's gradient, so layers have steps of their own.
+            ``"coordinate"``: the absolute value of each coordinate.
+        clip: keep :math:`a_t \le 1`. Without it the recursion amplifies while the accumulator is small.
+        buffers: ``model.buffers()``; after a step they are those of the evaluation at :math:`w_t` alone.
+
+    Cost: two mini-batch gradients a step (the first step: one). State: :math:`w_{t-1}`, :math:`d_{t-1}` and the
+    accumulator (a scalar, a scalar per tensor, or one more copy of the parameters).
+
+    Raises:
+        ValueError: a hyper-parameter is out of range.
+
+    References:
+        Cutkosky and Orabona (2019), algorithm 1.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
+        >>> def closure(sample):
+        ...     loss = (w - sample).square().sum() / 2
+        ...     loss.backward()
+        ...     return loss
+        >>> optimizer = STORM([w], k=0.1, c=10.0)
+        >>> for sample in torch.randn(200, 2, generator=torch.Generator().manual_seed(0)):
+        ...     loss = optimizer.step(sample, closure)
+        >>> bool(w.norm() < 0.5)
+        True
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        k: float = 0.1,
+        c: float = 100.0,
+        w0: float = 0.1,
+        granularity: Granularity = "global",
+        clip: bool = True,
+        buffers: Iterable[Tensor] = (),
+    ) -> None:
+        if not k > 0:
+            raise ValueError(f"k must be positive, got {k}")
+        if not c >= 0:
+            raise ValueError(f"c must not be negative, got {c}")
+        if not w0 > 0:
+            raise ValueError(f"w0 must be positive, got {w0}")
+        if granularity not in get_args(Granularity):
+            raise ValueError(f"granularity must be one of {', '.join(get_args(Granularity))}, got {granularity!r}")
+        super().__init__(params, {"k": k, "c": c, "w0": w0, "granularity": granularity, "clip": clip})
+        if len(self.param_groups) > 1:
+            raise ValueError("STORM has one step-size rule for all parameters: pass one parameter group")
+        self._buffers = list(buffers)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters, in order."""
+        parameters: list[Tensor] = self.param_groups[0]["params"]
+        return parameters
+
+    def step(self, batch: Any, closure: Closure) -> Tensor:  # type: ignore[override]
+        """Evaluate the batch at the last two iterates, update the estimate, and step.
+
+        Returns:
+            The loss at the iterate, before the step; detached.
+        """
+        parameters = self.parameters
+        group = self.param_groups[0]
+        started = bool(self.state)
+        self.zero_grad()
+        if started:
+            previous = self._column("previous")
+            with preserved(self._buffers, parameters[0].device):
+                exchange(parameters, previous)
+                try:
+                    with torch.enable_grad():
+                        closure(batch)
+                finally:
+                    exchange(parameters, previous)
+            stale = take_gradients(parameters)  # g_t(w_{t-1})
+        with torch.enable_grad():
+            loss = closure(batch)
+        gradients = take_gradients(parameters)  # g_t(w_t)
+        with torch.no_grad():
+            squares = _squares(gradients, group["granularity"])
+            if started:
+                estimate = self._column("estimate")
+                keep = [1 - a for a in self._momenta()]
+                torch._foreach_sub_(estimate, stale)
+                _scale_(estimate, keep)
+                torch._foreach_add_(estimate, gradients)
+                accumulator = self._column("accumulator")
+                torch._foreach_add_(accumulator, squares)
+                torch._foreach_copy_(previous, parameters)
+            else:
+                for parameter, gradient, square in zip(parameters, gradients, squares, strict=True):
+                    self.state[parameter] = {
+                        "previous": parameter.detach().clone(),
+                        "estimate": gradient.clone(),
+                        "accumulator": square.clone(),
+                    }
+                estimate = self._column("estimate")
+            rates = self._rates()
+            if group["granularity"] == "coordinate":
+                torch._foreach_addcmul_(parameters, rates, estimate, value=-1)
+            else:
+                torch._foreach_sub_(parameters, torch._foreach_mul(estimate, rates))
+        return loss.detach()
+
+    def path(self) -> tuple[list[Tensor], list[Tensor]]:
+        r"""Return :math:`(\eta_t, a_{t+1})` as flat tensors, one entry an accumulator per parameter tensor.
+
+        Raises:
+            RuntimeError: no step has been made.
+        """
+        if not self.state:
+            raise RuntimeError("no step yet: the step size is known after the first call of step")
+        return [r.flatten() for r in self._rates()], [a.flatten() for a in self._momenta()]
+
+    def _column(self, name: str) -> list[Tensor]:
+        return [self.state[p][name] for p in self.parameters]
+
+    def _rates(self) -> list[Tensor]:
+        group = self.param_groups[0]
+        accumulators = self._column("accumulator")
+        if group["granularity"] == "coordinate":
+            rates = torch._foreach_add(accumulators, group["w0"])
+            torch._foreach_pow_(rates, -1 / 3)
+            torch._foreach_mul_(rates, group["k"])
+            return list(rates)
+        rates = group["k"] * (torch.stack(accumulators) + group["w0"]).pow(-1 / 3)
+        return list(rates.unbind())
+
+    def _momenta(self) -> list[Tensor]:
+        group = self.param_groups[0]
+        rates = self._rates()
+        if group["granularity"] == "coordinate":
+            momenta = torch._foreach_mul(torch._foreach_mul(rates, rates), group["c"])
+            if group["clip"]:
+                torch._foreach_clamp_max_(momenta, 1.0)
+            return list(momenta)
+        stacked = group["c"] * torch.stack(rates).square()
+        return list((stacked.clamp(max=1.0) if group["clip"] else stacked).unbind())
+
+
+def _squares(gradients: list[Tensor], granularity: str) -> list[Tensor]:
+    """Return :math:`G_t^2` for each parameter tensor."""
+    if granularity == "coordinate":
+        return list(torch._foreach_mul(gradients, gradients))
+    squares = torch.stack(torch._foreach_norm(gradients)).square()
+    if granularity == "global":
+        squares = squares.sum().expand(len(gradients))
+    return list(squares.unbind())
+
+
+def _scale_(tensors: list[Tensor], factors: list[Tensor]) -> None:
+    torch._foreach_mul_(tensors, factors)

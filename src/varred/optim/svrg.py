@@ -1,0 +1,164 @@
+"""SVRG: stochastic gradients with a control variate taken at a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from varred.optim.batch import Closure, Size, exchange, preserved, size_of, take_gradients
+
+
+class SVRG:
+    r"""Feed any optimizer the stochastic variance reduced gradient.
+
+    At a snapshot :math:`\tilde w` with full gradient :math:`\mu = \frac1n \sum_i \nabla f_i(\tilde w)`, a step on
+    the mini-batch :math:`B` hands the base optimizer
+
+    .. math:: v = g_B(w) - \alpha \, (g_B(\tilde w) - \mu), \qquad g_B(w) = \frac1{|B|} \sum_{i \in B} \nabla f_i(w).
+
+    At :math:`w = \tilde w` and :math:`\alpha = 1` this is :math:`\mu` exactly. Weight decay and momentum are the base
+    optimizer's, so they act on :math:`v`; learning-rate schedulers take the base optimizer.
+
+    Args:
+        base: the optimizer that makes the step.
+        buffers: ``model.buffers()``. Their values after a step are those of the evaluation at :math:`w` alone;
+            a snapshot pass leaves no trace in them.
+        alpha: the coefficient of the control variate. 1 is SVRG, 0 is the base optimizer on plain
+            mini-batch gradients (at twice the cost).
+        size: returns the number of samples of a batch. Needed only for batches without an integer ``size``.
+
+    Attributes:
+        base: the wrapped optimizer.
+
+    Cost: two mini-batch gradients a step and one pass over the data per snapshot. State: two copies of the
+    parameters, :math:`\tilde w` and :math:`\mu`, beside the base optimizer's own.
+
+    Raises:
+        ValueError: ``alpha`` is not finite, or a snapshot is taken over no batches.
+        TypeError: a batch does not know its size.
+        RuntimeError: a step comes before the first snapshot.
+
+    References:
+        Johnson and Zhang (2013), figure 1; the coefficient: Yin et al. (2025), equation 5.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 2)
+        >>> batches = [Batch(i, torch.randn(8, 3), torch.randint(2, (8,))) for i in range(4)]
+        >>> def closure(batch):
+        ...     loss = torch.nn.functional.cross_entropy(model(batch.inputs), batch.targets)
+        ...     loss.backward()
+        ...     return loss
+        >>> optimizer = SVRG(torch.optim.SGD(model.parameters(), lr=0.1), buffers=model.buffers())
+        >>> optimizer.snapshot(batches, closure)
+        >>> for batch in batches:
+        ...     loss = optimizer.step(batch, closure)
+    """
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        buffers: Iterable[Tensor] = (),
+        alpha: float = 1.0,
+        size: Size = size_of,
+    ) -> None:
+        if not float("-inf") < alpha < float("inf"):
+            raise ValueError(f"alpha must be finite, got {alpha}")
+        self.base = base
+        self.alpha = alpha
+        self._size = size
+        self._buffers = list(buffers)
+        self._point: list[Tensor] = []  # w~
+        self._full: list[Tensor] = []  # mu
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The base optimizer's parameters, in its order."""
+        return [p for group in self.base.param_groups for p in group["params"]]
+
+    @property
+    def full_gradient(self) -> list[Tensor]:
+        """The full gradient at the snapshot, one tensor a parameter; empty before the first snapshot."""
+        return self._full
+
+    @property
+    def snapshot_point(self) -> list[Tensor]:
+        """The parameters at the snapshot, one tensor a parameter; empty before the first snapshot."""
+        return self._point
+
+    def zero_grad(self) -> None:
+        """Forget the parameters' gradients."""
+        self.base.zero_grad(set_to_none=True)
+
+    def snapshot(self, batches: Iterable[Any], closure: Closure) -> None:
+        r"""Set :math:`\tilde w = w` and :math:`\mu = \sum_B \frac{|B|}{n} g_B(\tilde w)`.
+
+        Each batch counts by its size, so a short last batch does not bias :math:`\mu`. Batches larger than the
+        step's give the same :math:`\mu` faster, for models without batch-dependent layers.
+        """
+        parameters = self.parameters
+        full = [torch.zeros_like(p) for p in parameters]
+        total = pending = 0
+        self.zero_grad()
+        with preserved(self._buffers, parameters[0].device):
+            for batch in batches:
+                size = self._size(batch)
+                if size != pending and pending:
+                    # Equal batches add up in .grad; a change of size closes the sum.
+                    torch._foreach_add_(full, take_gradients(parameters), alpha=pending)
+                pending = size
+                total += size
+                with torch.enable_grad():
+                    closure(batch)
+        if not total:
+            raise ValueError("a snapshot needs at least one batch, got none (an exhausted iterator?)")
+        torch._foreach_add_(full, take_gradients(parameters), alpha=pending)
+        torch._foreach_div_(full, total)
+        self._full = full
+        self._point = [p.detach().clone() for p in parameters]
+
+    def step(self, batch: Any, closure: Closure) -> Tensor:
+        """Evaluate the batch at the snapshot and at the iterate, correct, and let the base optimizer step.
+
+        Returns:
+            The loss at the iterate, before the step; detached.
+        """
+        if not self._point:
+            raise RuntimeError("no snapshot yet: call snapshot(batches, closure) before the first step")
+        parameters = self.parameters
+        self.zero_grad()
+        with preserved(self._buffers, parameters[0].device):
+            exchange(parameters, self._point)
+            try:
+                with torch.enable_grad():
+                    closure(batch)
+            finally:
+                exchange(parameters, self._point)
+        control = take_gradients(parameters)
+        with torch.enable_grad():
+            loss = closure(batch)
+        gradients = take_gradients(parameters)
+        torch._foreach_sub_(control, self._full)  # g_B(w~) - mu
+        torch._foreach_sub_(gradients, control, alpha=self.alpha)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.base.step()
+        self.zero_grad()
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a run needs to resume: the base optimizer's state, the snapshot and its full gradient."""
+        return {"base": self.base.state_dict(), "point": self._point, "full_gradient": self._full}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.base.load_state_dict(state["base"])
+        parameters = self.parameters
+        self._point, self._full = (
+            [v.detach().to(p.device, copy=True) for v, p in zip(state[key], parameters, strict=bool(state[key]))]
+            for key in ("point", "full_gradient")
+        )

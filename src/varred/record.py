@@ -1,0 +1,155 @@
+"""What a run leaves behind: curves, final values and where they come from, in one validated JSON file."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from varred.config import Config, Frozen
+
+
+def _read_number(value: object) -> object:
+    return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value
+
+
+def _write_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+# JSON has no infinities: a diverged run's losses are written as strings.
+Number = Annotated[float, BeforeValidator(_read_number), PlainSerializer(_write_number, when_used="json")]
+Numbers = list[Number]
+
+
+class Curves(Frozen):
+    """One entry at the start and one at the end of each epoch.
+
+    Attributes:
+        samples: gradient computations so far, counted in samples: every forward and backward pass of every sample,
+            snapshot passes and both evaluations of a step included, evaluations of the curves not.
+        running_loss: mean training loss of the epoch's own steps; NaN at the start.
+        train_loss: on a fixed seeded set of training images, without augmentation, in evaluation mode.
+        train_accuracy: there, as a fraction.
+        validation_loss: on the held-out images; empty without a holdout.
+        validation_accuracy: there.
+        test_loss: on the whole test set.
+        test_accuracy: there.
+    """
+
+    samples: list[int] = []
+    running_loss: Numbers = []
+    train_loss: Numbers = []
+    train_accuracy: Numbers = []
+    validation_loss: Numbers = []
+    validation_accuracy: Numbers = []
+    test_loss: Numbers = []
+    test_accuracy: Numbers = []
+
+
+class Evaluation(Frozen):
+    """Loss and accuracy on a set, and how confident the network is where it is right and where it is wrong.
+
+    Attributes:
+        loss: mean cross-entropy, in nats.
+        accuracy: fraction of the images classified rightly.
+        confidence_right: mean largest probability over rightly classified images (NaN if there are none).
+        confidence_wrong: the same over wrongly classified images.
+        loss_right: mean loss over rightly classified images.
+        loss_wrong: mean loss over wrongly classified images.
+    """
+
+    loss: Number
+    accuracy: Number
+    confidence_right: Number
+    confidence_wrong: Number
+    loss_right: Number
+    loss_wrong: Number
+
+
+class Final(Frozen):
+    """Evaluations at the end, on all images of each part."""
+
+    train: Evaluation
+    test: Evaluation
+    validation: Evaluation | None = None
+
+
+class Path(Frozen):
+    """STORM's step size and momentum parameter at the end of each epoch, over tensors or coordinates.
+
+    Attributes:
+        quantiles: the levels.
+        learning_rate: one row an epoch, a value per level.
+        momentum: likewise for a.
+        clipped: share of entries with a = 1, one an epoch: there the method is SGD.
+    """
+
+    quantiles: list[float]
+    learning_rate: list[Numbers]
+    momentum: list[Numbers]
+    clipped: Numbers
+
+
+class Divergence(Frozen):
+    """Where a run was given up, and why."""
+
+    epoch: int
+    reason: Literal["non-finite loss", "loss above 10 times the first"]
+
+
+class Seconds(Frozen):
+    """Wall time by kind of work. Runs may have shared the machine, so these are kept and never plotted."""
+
+    steps: float
+    snapshots: float
+    evaluation: float
+
+
+class Provenance(Frozen):
+    """Which program made the record, and on what."""
+
+    package: str
+    commit: str
+    torch: str
+    device: str
+    threads: int
+    compiled: bool = False
+
+
+class Run(Frozen):
+    """A run record.
+
+    Attributes:
+        version: of this schema.
+        config: the run.
+        curves: see :class:`Curves`.
+        final: at the end; for a diverged run, at the point where it was given up.
+        fingerprint: losses of the first 20 steps, by which anyone can audit the record in seconds.
+        path: of STORM's step sizes; None for other methods.
+        diverged: None for a run that reached its end.
+        data_checksum: SHA-256 of the data set in canonical order.
+        curve_images: number of training images behind ``curves.train_loss``.
+        training_images: number of images that the steps draw from.
+        seconds: see :class:`Seconds`.
+        provenance: see :class:`Provenance`.
+    """
+
+    version: Literal[1] = 1
+    config: Config
+    curves: Curves
+    final: Final
+    fingerprint: Numbers
+    path: Path | None = None
+    diverged: Divergence | None = None
+    data_checksum: str
+    curve_images: int
+    training_images: Annotated[int, Field(ge=1)]
+    seconds: Seconds
+    provenance: Provenance
+
+    @property
+    def passes(self) -> list[float]:
+        """Gradient computations at the curves' points, in passes over the training images."""
+        return [count / self.training_images for count in self.curves.samples]

@@ -1,0 +1,199 @@
+"""Run records on disk: read, written whole or not at all, found by the config's identity, audited."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from pydantic import ValidationError
+
+from varred.config import Config, Execution, explain
+from varred.record import Run
+from varred.train import Trainer, train
+
+
+def repository() -> Path | None:
+    """Return the root of the repository this package is imported from, or None."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "book" / "results").is_dir() else None
+
+
+def commit() -> str:
+    """Return the repository's commit, with ``+changes`` where the package's files differ from it."""
+    root = repository()
+    if root is None:
+        return "unknown"
+    try:
+
+        def git(*arguments: str) -> str:
+            return subprocess.run(
+                ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+            ).stdout.strip()
+
+        head = git("rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if git("status", "--porcelain", "--", "src") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class RecordError(RuntimeError):
+    """A record can't be read or doesn't say what it should; the message names the file."""
+
+
+class Store:
+    """A folder of run records, one JSON file a run, named by the config's identity.
+
+    Args:
+        folder: where the records lie; made when the first one is written.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def path(self, config: Config) -> Path:
+        """Return the file of a config's record."""
+        return self.folder / f"{config.identity}.json"
+
+    def __contains__(self, config: Config) -> bool:
+        return self.path(config).exists()
+
+    def missing(self, configs: Iterable[Config]) -> list[Config]:
+        """Return the configs without a record, each once, in order."""
+        seen = {config.identity: config for config in configs}
+        return [config for config in seen.values() if config not in self]
+
+    def get(self, config: Config) -> Run:
+        """Read one record.
+
+        Raises:
+            KeyError: there is none.
+            RecordError: it can't be read, or it is of another config.
+        """
+        path = self.path(config)
+        if not path.exists():
+            raise KeyError(f"no record {path.name} in {self.folder}: train it with make run")
+        return self._read(path)
+
+    def available(self, configs: Iterable[Config]) -> list[Run]:
+        """Read the records that are there, in the configs' order."""
+        return [self.get(config) for config in configs if config in self]
+
+    def all(self) -> list[Run]:
+        """Read every record of the folder, in the order of their names."""
+        return [self._read(path) for path in sorted(self.folder.glob("*.json"))]
+
+    def put(self, run: Run) -> Path:
+        """Write a record: to a temporary file first, then renamed, so that a kill or a full disk leaves no half."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.path(run.config)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            partial.write_text(run.model_dump_json(indent=1) + "\n")
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise RecordError(f"{path}: can't be written ({error.strerror}); free some space and run again") from error
+        return path
+
+    @staticmethod
+    def _read(path: Path) -> Run:
+        try:
+            run = Run.model_validate_json(path.read_text())
+        except ValidationError as error:
+            raise RecordError(f"{path}: not a valid run record ({explain(error)[:200]})") from error
+        if run.config.identity != path.stem:
+            raise RecordError(f"{path}: holds run {run.config.identity}; a record is named by its config's identity")
+        return run
+
+
+def frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return one row a run: the config's fields, flattened, and the final values.
+
+    Example:
+        >>> frame([]).empty
+        True
+    """
+    rows = []
+    for run in runs:
+        row: dict[str, object] = {"identity": run.config.identity, "method": run.config.method}
+        row |= {
+            str(name): value
+            for name, value in pd.json_normalize(run.config.model_dump(mode="json")).iloc[0].items()
+        }
+        for part in ("train", "validation", "test"):
+            result = getattr(run.final, part)
+            if result is not None:
+                row |= {f"{part}_{name}": value for name, value in result.model_dump().items()}
+        row |= {"passes": run.passes[-1], "diverged": run.diverged is not None}
+        row |= {f"seconds_{name}": value for name, value in run.seconds.model_dump().items()}
+        row |= run.provenance.model_dump()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def curves(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return one row a run and epoch: identity, method, seed, epoch, passes and the curves' values."""
+    parts = []
+    for run in runs:
+        columns = {name: values for name, values in run.curves.model_dump().items() if values}
+        part = pd.DataFrame(columns)
+        part.insert(0, "passes", run.passes)
+        part.insert(0, "epoch", range(len(part)))
+        part.insert(0, "seed", run.config.seed)
+        part.insert(0, "method", run.config.method)
+        part.insert(0, "identity", run.config.identity)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What retraining the first steps of a recorded run gave.
+
+    Attributes:
+        identity: the run.
+        deviation: largest relative difference between recorded and retrained losses.
+        tolerance: what is allowed: 1e-3 on the same kind of device, 1e-2 across kinds.
+    """
+
+    identity: str
+    deviation: float
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the record stands."""
+        return self.deviation <= self.tolerance
+
+
+def verify(run: Run, execution: Execution | None = None, *, whole: bool = False) -> Audit:
+    """Retrain the first steps of a recorded run, or the whole of it, and compare losses.
+
+    Args:
+        run: the record.
+        execution: device, threads, compilation.
+        whole: retrain to the end and compare the training-loss curve as well; its tolerance is 20 times larger,
+            since rounding grows along a trajectory.
+    """
+    trainer = Trainer(run.config, execution)
+    same = trainer.device.type == run.provenance.device.split(":")[0]
+    tolerance = 1e-3 if same else 1e-2
+    if whole:
+        again = train(run.config, execution)
+        pairs = list(zip(run.curves.train_loss, again.curves.train_loss, strict=True))
+        tolerance *= 20
+    else:
+        losses = []
+        trainer.model.train()
+        trainer.snapshot(0)
+        for batch in trainer.batches(0):
+            if batch.index == len(run.fingerprint):
+                break
+            losses.append(trainer.step(batch).item())
+        pairs = list(zip(run.fingerprint, losses, strict=True))
+    deviation = max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
+    return Audit(run.config.identity, deviation, tolerance)

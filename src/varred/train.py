@@ -1,0 +1,388 @@
+"""One training loop: :func:`train` turns a config into a record, and can be killed and resumed at epoch ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from varred import __version__, data
+from varred.config import Config, Execution, Folds, SVRGRule
+from varred.optim import STORM, SVRG, Batch
+from varred.record import Curves, Divergence, Evaluation, Final, Path, Provenance, Run, Seconds
+
+CURVE_IMAGES = 10_000
+LOOK_EVERY = 100  # steps between two looks at the losses on the device
+EVALUATION_BATCH = 500
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+CHECKPOINT_SECONDS = 60.0
+
+Progress = Callable[[int, int], None]
+"""``progress(epoch, epochs)`` is called at each epoch's end."""
+
+
+@dataclass
+class Parts:
+    """The tensors of a run on its device."""
+
+    train: data.TrainingData
+    curve: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor] | None
+    test: tuple[Tensor, Tensor]
+    plain_train: tuple[Tensor, Tensor]
+    checksum: str
+    shape: tuple[int, int, int]
+    classes: int
+
+
+def prepare(config: Config, device: torch.device) -> Parts:
+    """Load, split, standardize and move the data of a run.
+
+    Pixels are scaled to [0, 1], then standardized per channel by the mean and the standard deviation of the data set's
+    whole training part.
+    """
+    source = data.load(config.data.name, config.data.size)
+    count = len(source.train_targets)
+    indices, held = torch.arange(count), torch.arange(0)
+    holdout = config.data.holdout
+    if isinstance(holdout, Folds):
+        indices, held = data.fold_indices(count, holdout.folds, holdout.fold)
+    elif holdout is not None:
+        indices, held = data.holdout_indices(count, holdout.fraction)
+    if config.data.subset is not None:
+        if config.data.subset > len(indices):
+            raise ValueError(f"subset = {config.data.subset} is more than the {len(indices)} training images there are")
+        indices = indices[torch.randperm(len(indices), generator=data.generator(0, "subset"))[: config.data.subset]]
+    indices = indices.sort().values
+    mean, deviation = source.statistics()
+    dtype = torch.float64 if config.precision == "float64" else torch.float32
+
+    def standardize(images: Tensor) -> Tensor:
+        scale = (255 * deviation).view(-1, 1, 1).to(dtype)
+        values = images.to(dtype).sub_((255 * mean).view(-1, 1, 1).to(dtype)).div_(scale)
+        return values.to(device)
+
+    def part(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = standardize(images)
+        if source.shape[0] > 1:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return inputs, targets.to(device)
+
+    plain = part(source.train_inputs[indices], source.train_targets[indices])
+    augmented = config.data.augmentation == "crop_flip"
+    if augmented:
+        # The border is black, as in torchvision's RandomCrop before normalization.
+        bordered = functional.pad(source.train_inputs[indices], (4, 4, 4, 4))
+        padded = standardize(bordered).permute(0, 2, 3, 1).contiguous()
+        train = data.TrainingData(padded, plain[1], augmented=True)
+    else:
+        train = data.TrainingData(*plain)
+    chosen = torch.randperm(len(indices), generator=data.generator(0, "curve"))[:CURVE_IMAGES].to(device)
+    return Parts(
+        train,
+        (plain[0][chosen], plain[1][chosen]),
+        part(source.train_inputs[held], source.train_targets[held]) if len(held) else None,
+        part(source.test_inputs, source.test_targets),
+        plain,
+        source.checksum,
+        source.shape,
+        len(source.classes),
+    )
+
+
+def build_model(config: Config, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Return the model with the initial weights that the config's seed decides, whatever the caller drew before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(data.derived_seed(config.seed, "weights"))
+        model = config.model.build(shape, classes)
+    return model.double() if config.precision == "float64" else model
+
+
+@dataclass
+class _Progress:
+    """What a checkpoint holds beside model and optimizer."""
+
+    epoch: int = 0
+    samples: int = 0
+    curves: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in Curves.model_fields})
+    fingerprint: list[float] = field(default_factory=list)
+    rates: list[list[float]] = field(default_factory=list)
+    momenta: list[list[float]] = field(default_factory=list)
+    clipped: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"steps": 0.0, "snapshots": 0.0, "evaluation": 0.0})
+    diverged: dict[str, Any] | None = None
+
+
+class Trainer:
+    """A run in progress: model, optimizer, data and what has been recorded so far.
+
+    Args:
+        config: the run.
+        execution: device, threads and compilation.
+        commit: of the code that trains, for the record.
+    """
+
+    def __init__(self, config: Config, execution: Execution | None = None, commit: str = "unknown") -> None:
+        self.config = config
+        self.commit = commit
+        self.execution = execution or Execution()
+        if self.execution.threads is not None:
+            torch.set_num_threads(self.execution.threads)
+        self.device = self.execution.resolve()
+        self.parts = prepare(config, self.device)
+        self.model = build_model(config, self.parts.shape, self.parts.classes).to(self.device)
+        if self.parts.shape[0] > 1:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = config.optimizer.build(self.model)
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if self.execution.compile else self.model
+        self.state = _Progress()
+
+    def closure(self, batch: Batch) -> Tensor:
+        """Forward and backward over one batch; counts its samples."""
+        self.state.samples += batch.size
+        loss = functional.cross_entropy(self._logits(batch.inputs), batch.targets)
+        loss.backward()
+        return loss
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        if self.config.precision == "bfloat16":
+            with torch.autocast(self.device.type, torch.bfloat16):
+                logits = self.forward(inputs)
+            return logits.float()
+        return self.forward(inputs)
+
+    def step(self, batch: Batch) -> Tensor:
+        """Make one step; return the loss before it, on the device."""
+        if isinstance(self.optimizer, SVRG | STORM):
+            return self.optimizer.step(batch, self.closure)
+        self.optimizer.zero_grad()
+        loss = self.closure(batch)
+        self.optimizer.step()
+        return loss.detach()
+
+    def batches(self, epoch: int, size: int | None = None) -> Iterator[Batch]:
+        """Cut an epoch's order, under the transforms in force, into batches."""
+        count, config = len(self.parts.train), self.config
+        order = data.epoch_order(count, config.seed, epoch, config.redraw_order).to(self.device)
+        transforms = None
+        if self.parts.train.augmented:
+            transforms = data.Augmentation.draw(count, config.seed, epoch, config.redraw_transforms).to(self.device)
+        return self.parts.train.batches(size or config.batch_size, order, transforms)
+
+    def snapshot(self, epoch: int) -> None:
+        """Take SVRG's snapshot at the start of ``epoch``, over its batches, if one is due."""
+        rule = self.config.optimizer
+        if isinstance(self.optimizer, SVRG) and isinstance(rule, SVRGRule) and rule.snapshot.due(epoch):
+            self.optimizer.snapshot(self.batches(epoch, rule.snapshot.batch_size), self.closure)
+
+    def epoch(self, epoch: int) -> Tensor:
+        """Make the steps of one epoch; return their losses, or those before the run was given up."""
+        count = -(-len(self.parts.train) // self.config.batch_size)
+        losses = torch.empty(count, device=self.device, dtype=torch.float64)
+        self.model.train()
+        # Dropout's randomness is a function of (seed, epoch), like every other draw.
+        torch.manual_seed(data.derived_seed(self.config.seed, "noise", epoch))
+        with self._timed("snapshots"):
+            self.snapshot(epoch)
+        with self._timed("steps"):
+            for batch in self.batches(epoch):
+                losses[batch.index] = self.step(batch)
+                done = batch.index + 1
+                if done % LOOK_EVERY == 0 and not bool(torch.isfinite(losses[done - LOOK_EVERY : done]).all()):
+                    return losses[:done]
+        return losses
+
+    @contextlib.contextmanager
+    def _timed(self, kind: str) -> Iterator[None]:
+        self._synchronize()
+        start = time.perf_counter()
+        yield
+        self._synchronize()
+        self.state.seconds[kind] += time.perf_counter() - start
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def _observe(self, running: float) -> None:
+        with self._timed("evaluation"):
+            curves = self.state.curves
+            curves["samples"].append(self.state.samples)
+            curves["running_loss"].append(running)
+            sets = {"train": self.parts.curve, "validation": self.parts.validation, "test": self.parts.test}
+            for name, part in sets.items():
+                if part is not None:
+                    result = evaluate(self._logits, self.model, *part)
+                    curves[f"{name}_loss"].append(result.loss)
+                    curves[f"{name}_accuracy"].append(result.accuracy)
+            if isinstance(self.optimizer, STORM) and self.state.samples:
+                rates, momenta = (torch.cat(values).double().cpu() for values in self.optimizer.path())
+                levels = torch.tensor(QUANTILES, dtype=torch.float64)
+                self.state.rates.append(torch.quantile(rates, levels).tolist())
+                self.state.momenta.append(torch.quantile(momenta, levels).tolist())
+                self.state.clipped.append((momenta >= 1).double().mean().item())
+
+    def run(self, checkpoint: FilePath | None = None, progress: Progress | None = None) -> Run:
+        """Train to the end, from the checkpoint if there is one.
+
+        Args:
+            checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller.
+            progress: called at each epoch's end.
+        """
+        if checkpoint is not None and checkpoint.exists():
+            self.load(checkpoint)
+        saved = time.monotonic()
+        sizes = torch.full((-(-len(self.parts.train) // self.config.batch_size),), self.config.batch_size).double()
+        sizes[-1] = len(self.parts.train) - sizes[:-1].sum()
+        if self.state.epoch == 0:
+            self._observe(float("nan"))
+        while self.state.epoch < self.config.epochs and self.state.diverged is None:
+            losses = self.epoch(self.state.epoch).cpu()
+            if self.state.epoch == 0:
+                self.state.fingerprint = losses[:20].tolist()
+            weights = sizes[: len(losses)]
+            mean = ((losses * weights).sum() / weights.sum()).item()
+            if not bool(torch.isfinite(losses).all()):
+                self.state.diverged = {"epoch": self.state.epoch, "reason": "non-finite loss"}
+            elif mean > 10 * self.state.fingerprint[0]:
+                self.state.diverged = {"epoch": self.state.epoch, "reason": "loss above 10 times the first"}
+            self.state.epoch += 1
+            self._observe(mean)
+            if progress is not None:
+                progress(self.state.epoch, self.config.epochs)
+            if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.save(checkpoint)
+                saved = time.monotonic()
+        return self._record()
+
+    def save(self, path: FilePath) -> None:
+        """Write a checkpoint, whole or not at all."""
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        state = {
+            "identity": self.config.identity,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(self.state),
+        }
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def load(self, path: FilePath) -> None:
+        """Resume from a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint is another run's, or can't be read.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError or OSError by the damage
+            raise ValueError(f"{path}: the checkpoint can't be read; remove it to train from the start") from error
+        if state["identity"] != self.config.identity:
+            raise ValueError(f"{path} is a checkpoint of run {state['identity']}, not of {self.config.identity}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.state = _Progress(**state["progress"])
+
+    def _record(self) -> Run:
+        state, parts = self.state, self.parts
+        with self._timed("evaluation"):
+            final = Final(
+                train=evaluate(self._logits, self.model, *parts.plain_train),
+                test=evaluate(self._logits, self.model, *parts.test),
+                validation=evaluate(self._logits, self.model, *parts.validation) if parts.validation else None,
+            )
+        path = None
+        if state.rates:
+            path = Path(
+                quantiles=list(QUANTILES),
+                learning_rate=state.rates,
+                momentum=state.momenta,
+                clipped=state.clipped,
+            )
+        return Run(
+            config=self.config,
+            curves=Curves(**state.curves),
+            final=final,
+            fingerprint=state.fingerprint,
+            path=path,
+            diverged=Divergence(**state.diverged) if state.diverged else None,
+            data_checksum=parts.checksum,
+            curve_images=len(parts.curve[1]),
+            training_images=len(parts.train),
+            seconds=Seconds(**state.seconds),
+            provenance=Provenance(
+                package=__version__,
+                commit=self.commit,
+                torch=torch.__version__,
+                device=device_name(self.device),
+                threads=torch.get_num_threads(),
+                compiled=self.execution.compile,
+            ),
+        )
+
+
+@torch.no_grad()
+def evaluate(
+    logits: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, targets: Tensor
+) -> Evaluation:
+    """Return loss, accuracy and confidences over a set, in evaluation mode; the model's mode is put back."""
+    training = model.training
+    model.eval()
+    outputs = torch.cat([logits(part) for part in inputs.split(EVALUATION_BATCH)]).double()
+    model.train(training)
+    losses = functional.cross_entropy(outputs, targets, reduction="none")
+    confidence, predicted = outputs.softmax(1).max(1)
+    right = predicted == targets
+    return Evaluation(
+        loss=losses.mean().item(),
+        accuracy=right.double().mean().item(),
+        confidence_right=confidence[right].mean().item(),
+        confidence_wrong=confidence[~right].mean().item(),
+        loss_right=losses[right].mean().item(),
+        loss_wrong=losses[~right].mean().item(),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device as a record names it, e.g. ``"cpu"`` or ``"cuda: NVIDIA H200"``."""
+    return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def train(
+    config: Config,
+    execution: Execution | None = None,
+    *,
+    checkpoint: FilePath | None = None,
+    progress: Progress | None = None,
+    commit: str = "unknown",
+) -> Run:
+    """Train one config and return its record.
+
+    Args:
+        config: the run.
+        execution: device, threads, compilation.
+        checkpoint: file to resume from and to save to at epoch ends.
+        progress: called with (epochs done, epochs) at each epoch's end.
+        commit: of the code that trains, for the record.
+
+    Raises:
+        ValueError: the device is not there, or the config asks for more images than there are.
+        DataError: the data can't be had.
+
+    Example:
+        >>> config = Config(data={"name": "mnist", "size": "sample"}, model={"name": "lenet"}, batch_size=32,
+        ...     optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=1, seed=0)
+        >>> train(config, Execution(device="cpu")).curves.samples
+        [0, 2000]
+    """
+    return Trainer(config, execution, commit).run(checkpoint, progress)
