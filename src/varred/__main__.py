@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
@@ -11,7 +12,8 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from varred import experiments
+from varred import experiments, timing
+from varred.claims import page as claims_page
 from varred.config import Execution, Preset, explain
 from varred.runs import Store, repository, verify
 from varred.sweep import sweep
@@ -64,10 +66,36 @@ def verify_records(
         audit = verify(run, execution, whole=whole)
         failures += not audit.holds
         verdict = "holds" if audit.holds else "FAILS"
-        print(f"{audit.identity} {run.config.method:8s} deviation {audit.deviation:.1e} of {audit.tolerance:.0e}: {verdict}")
+        deviation = f"deviation {audit.deviation:.1e} of {audit.tolerance:.0e} allowed"
+        print(f"{audit.identity} {run.config.method:8s} {deviation}: {verdict}")
     print(f"{len(runs) - failures} of {len(runs)} records hold")
     if failures or not runs:
         raise typer.Exit(1)
+
+
+@app.command()
+def claims() -> None:
+    """Write book/claims.md: the verdict on every claim, computed from the records."""
+    root = repository()
+    if root is None:
+        raise ValueError("claims are judged in the repository, not in an installed package: clone it")
+    text = claims_page(root / "book" / "claims.yml", results("cpu"))
+    (root / "book" / "claims.md").write_text(text)
+    print(f"wrote {Path('book', 'claims.md')}")
+
+
+@app.command()
+def time(
+    chapter: Annotated[str, typer.Argument(help="for example 12-lenet-mnist")],
+    threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
+) -> None:
+    """Measure the time of a step and of a snapshot pass for each kind of a chapter's runs; on an idle machine."""
+    store = results("cpu")
+    first = [phase.configs for phase in itertools.islice(experiments.queue(chapter, "cpu", store), 3)]
+    path = timing.times_path(store)
+    path.parent.mkdir(exist_ok=True)
+    timing.update(path, [config for configs in first for config in configs], Execution(threads=threads))
+    print(path.read_text())
 
 
 def main() -> None:

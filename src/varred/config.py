@@ -61,6 +61,7 @@ class Data(Frozen):
         holdout: what is kept from training for validation; None trains on all.
         subset: train on this many images of what is left (a seeded permutation's first); None for all.
         augmentation: ``"crop_flip"``: pad by 4, random crop, horizontal flip with probability 1/2.
+
     """
 
     name: Literal["mnist", "cifar10", "cifar100"]
@@ -107,9 +108,7 @@ class SGDRule(Frozen):
 
     def build(self, model: nn.Module) -> Optimizer:
         """Return the optimizer of the model's parameters."""
-        return SGD(
-            model.parameters(), self.learning_rate, self.momentum, 0.0, self.weight_decay, self.nesterov
-        )
+        return SGD(model.parameters(), self.learning_rate, self.momentum, 0.0, self.weight_decay, self.nesterov)
 
 
 class AdamRule(Frozen):
@@ -145,6 +144,7 @@ class Snapshot(Frozen):
         last: the last epoch (from 0) that may start with one; None for no end.
         batch_size: size of the batches of the snapshot pass; None for the step's own. The mean is the same up to
             rounding; only for models without batch-dependent layers.
+
     """
 
     every: Count = 1
@@ -157,6 +157,7 @@ class Snapshot(Frozen):
         Example:
             >>> [epoch for epoch in range(12) if Snapshot(every=5, last=5).due(epoch)]
             [0, 5]
+
         """
         return epoch % self.every == 0 and (self.last is None or epoch <= self.last)
 
@@ -186,9 +187,7 @@ class STORMRule(Frozen):
 
     def build(self, model: nn.Module) -> STORM:
         """Return the optimizer of the model's parameters."""
-        return STORM(
-            model.parameters(), self.k, self.c, self.w0, self.granularity, self.clip, buffers=model.buffers()
-        )
+        return STORM(model.parameters(), self.k, self.c, self.w0, self.granularity, self.clip, buffers=model.buffers())
 
 
 Model = Annotated[LeNetModel | MLPModel, Field(discriminator="name")]
@@ -216,6 +215,7 @@ class Config(Frozen):
         16
         >>> config.identity == Config(**config.model_dump()).identity
         True
+
     """
 
     data: Data
@@ -253,6 +253,7 @@ class Config(Frozen):
             ...     optimizer={"name": "sgd", "learning_rate": 0.1}, batch_size=32, epochs=1, seed=0)
             >>> config.replace(seed=1).seed
             1
+
         """
         return Config(**{**self.model_dump(), **changes})
 
@@ -264,19 +265,25 @@ class Execution(Frozen):
         device: ``"auto"`` takes CUDA, else MPS, else the CPU.
         threads: CPU threads; None leaves torch's choice.
         compile: pass the model through :func:`torch.compile`.
+
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: Count | None = None
     compile: bool = False
 
+    @staticmethod
+    def _there() -> dict[str, bool]:
+        return {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+
     def resolve(self) -> torch.device:
         """Return the device.
 
         Raises:
             ValueError: the device that was asked for is not there.
+
         """
-        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        there = self._there()
         if self.device == "auto":
             return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
         if not there[self.device]:
@@ -294,6 +301,7 @@ def explain(error: ValidationError) -> str:
         ... except ValidationError as error:
         ...     print(explain(error))
         learning_rate: Input should be greater than 0, got -1
+
     """
     parts = []
     for item in error.errors():

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class DataSet:
         test_targets: int64, as above.
         classes: the names of the classes.
         checksum: SHA-256 of all tensors in canonical order.
+
     """
 
     name: str
@@ -98,6 +99,7 @@ def canonical(images: Images, labels: NDArray[np.integer]) -> tuple[Images, NDAr
         >>> images = np.array([[[[2]]], [[[1]]]], dtype=np.uint8)
         >>> canonical(images, np.array([5, 7]))[1].tolist()
         [7, 5]
+
     """
     flat = np.ascontiguousarray(images.reshape(len(images), -1))
     keys = np.concatenate([flat, labels.astype(np.uint8)[:, None]], axis=1)
@@ -116,9 +118,12 @@ def load(name: Name, size: Size = "full") -> DataSet:
     Example:
         >>> load("mnist", "sample").train_inputs.shape
         torch.Size([2000, 1, 28, 28])
+
     """
     if (name, size) not in _COUNTS:
-        raise ValueError(f"unknown data set {name!r} at size {size!r}: choose mnist, cifar10 or cifar100; full or sample")
+        raise ValueError(
+            f"unknown data set {name!r} at size {size!r}: choose mnist, cifar10 or cifar100; full or sample"
+        )
     if size == "sample":
         arrays, source = (_mnist_sample(), None) if name == "mnist" else (_embedded_sheet(name), None)
     else:
@@ -152,6 +157,11 @@ def load(name: Name, size: Size = "full") -> DataSet:
         classes,
         digest.hexdigest(),
     )
+
+
+def training_count(name: Name, size: Size) -> int:
+    """Return the number of training images."""
+    return _COUNTS[name, size][0]
 
 
 Arrays = tuple[Images, NDArray[np.integer], Images, NDArray[np.integer], tuple[str, ...]]
@@ -197,20 +207,24 @@ def _read_npz(path: Path, name: str) -> Arrays:
     return x_train, y_train, x_test, y_test, classes
 
 
-def _torchvision(name: str, folder: Path) -> tuple[Arrays, Path]:
+def _torchvision_part(name: str, folder: Path, train: bool) -> Any:
     from torchvision import datasets
 
     kind = {"mnist": datasets.MNIST, "cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    return kind(root=folder, train=train, download=True)
+
+
+def _torchvision(name: str, folder: Path) -> tuple[Arrays, Path]:
     try:
-        train, test = (kind(root=folder, train=flag, download=True) for flag in (True, False))
+        train, test = (_torchvision_part(name, folder, flag) for flag in (True, False))
     except Exception as error:  # torchvision raises RuntimeError, URLError or OSError
         raise DataError(
             f"{name} at full size is neither in VARRED_DATA ({os.environ.get('VARRED_DATA', 'not set')}) nor can it be "
-            f"downloaded to {folder} ({type(error).__name__}): set VARRED_DATA to a folder with {name}.npz, or go online"
+            f"downloaded to {folder} ({type(error).__name__}): set VARRED_DATA to a folder with {name}.npz or go online"
         ) from error
 
-    def pixels(part: object) -> Images:
-        data = np.asarray(part.data)  # type: ignore[attr-defined]
+    def pixels(part: Any) -> Images:
+        data = np.asarray(part.data)
         return data[:, None] if data.ndim == 3 else data.transpose(0, 3, 1, 2)
 
     arrays = (
@@ -227,7 +241,9 @@ def _embedded_sheet(name: str) -> Arrays:
     """Read the embedded sample: one lossless sheet, 50 images a row, the first 2,000 for training."""
     folder = embedded_folder()
     if folder is None:
-        raise DataError(f"the sample of {name} is in the repository's book/data, not in the installed package: clone it")
+        raise DataError(
+            f"the sample of {name} is in the repository's book/data, not in the installed package: clone it"
+        )
     try:
         sheet = np.asarray(Image.open(folder / f"{name}-sample.webp").convert("RGB"))
         meta = json.loads((folder / f"{name}-sample.json").read_text())
@@ -261,6 +277,7 @@ def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
         >>> a = torch.rand(1, generator=generator(1, "order", 3))
         >>> bool(a == torch.rand(1, generator=generator(1, "order", 3)))
         True
+
     """
     return torch.Generator().manual_seed(derived_seed(seed, purpose, *counters))
 
@@ -278,6 +295,7 @@ def fold_indices(count: int, folds: int, fold: int, seed: int = 0) -> tuple[Tens
         >>> train, held = fold_indices(10, 4, 0)
         >>> len(train), len(held)
         (7, 3)
+
     """
     order = torch.randperm(count, generator=generator(seed, "folds"))
     parts = list(torch.tensor_split(order, folds))
@@ -305,6 +323,7 @@ class Augmentation:
         rows: int64, shape ``(n,)``, the crop's first row in the padded image, 0 to 2 * pad.
         columns: likewise for columns.
         flips: bool, shape ``(n,)``.
+
     """
 
     rows: Tensor
@@ -332,6 +351,7 @@ class Augmentation:
 
         Returns:
             Shape ``(b, channels, size, size)`` in channels-last memory format.
+
         """
         offsets = torch.arange(size, device=padded.device)
         columns = torch.where(self.flips[indices, None], size - 1 - offsets, offsets) + self.columns[indices, None]
@@ -348,6 +368,7 @@ class TrainingData:
         inputs: standardized, shape ``(n, channels, height, width)``; padded and channels last under augmentation.
         targets: shape ``(n,)``.
         augmented: whether batches are cropped and flipped.
+
     """
 
     inputs: Tensor

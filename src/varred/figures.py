@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
+import torch
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Rectangle
+from torch import Tensor, nn
+
+from varred.data import DataSet
+from varred.record import Run
 
 # Okabe and Ito's palette: distinguishable under every common form of colour blindness.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -46,6 +55,7 @@ def line(method: str) -> dict[str, object]:
     Example:
         >>> line("SVRG")["color"]
         '#D55E00'
+
     """
     colour, style = METHODS[method]
     return {"color": colour, "linestyle": style, "label": method}
@@ -88,13 +98,14 @@ def label_ends(ax: Axes, *, gap: float = 0.045, pad: float = 4) -> None:
         ax: the axes; lines whose label starts with an underscore are left alone.
         gap: least distance between two labels, as a fraction of the axes' height.
         pad: distance between a line's end and its label, in points.
+
     """
     entries = []
-    ax.figure.draw_without_rendering()
+    ax.figure.canvas.draw()
     to_axes = (ax.transData + ax.transAxes.inverted()).transform
     for drawn in ax.get_lines():
         label = str(drawn.get_label())
-        x, y = drawn.get_data()
+        x, y = (np.asarray(values) for values in drawn.get_data())
         if label.startswith("_") or len(x) == 0:
             continue
         height = float(to_axes((float(x[-1]), float(y[-1])))[1])
@@ -121,7 +132,116 @@ def label_ends(ax: Axes, *, gap: float = 0.045, pad: float = 4) -> None:
         )
 
 
-def new_figure(rows: int = 1, columns: int = 1, **keywords: object):  # type: ignore[no-untyped-def]
-    """Return ``(figure, axes)`` in the book's style, sized for the page: 6.4 inches wide, 3.2 high a row."""
+def new_figure(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Figure, Any]:
+    """Return ``(figure, axes)`` in the book's style, sized for the page: 3.4 inches high a row."""
     keywords.setdefault("figsize", (6.4 if columns == 1 else 7.6, 3.4 * rows))
     return plt.subplots(rows, columns, **keywords)
+
+
+def samples(dataset: DataSet, per_class: int = 6) -> Figure:
+    """Show the first images of each class in canonical order: one column a class."""
+    classes = len(dataset.classes)
+    figure, axes = new_figure(per_class, classes, figsize=(7.6, 0.8 * per_class))
+    for label in range(classes):
+        chosen = dataset.train_inputs[dataset.train_targets == label][-per_class:]
+        for row in range(per_class):
+            ax = axes[row, label]
+            image = chosen[row].permute(1, 2, 0)
+            _ = ax.imshow(image.squeeze(-1), cmap="gray_r" if image.shape[-1] == 1 else None)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(False)
+            for side in ax.spines.values():
+                side.set_visible(False)
+        axes[0, label].set_title(dataset.classes[label], fontsize=9)
+    return figure
+
+
+def trace(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...], int]]:
+    """Run one image through the model; return each layer's name, output shape and number of parameters.
+
+    Example:
+        >>> from varred.models import LeNet
+        >>> trace(LeNet(), (1, 28, 28))[0]
+        ('Conv2d 5x5', (6, 28, 28), 156)
+    """
+    rows: list[tuple[str, tuple[int, ...], int]] = []
+
+    def record(module: nn.Module, _: object, output: Tensor) -> None:
+        name = type(module).__name__
+        kernel = getattr(module, "kernel_size", None)
+        if kernel is not None:
+            height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+            name += f" {height}x{width}"
+        rows.append((name, tuple(output.shape[1:]), sum(p.numel() for p in module.parameters())))
+
+    leaves = [module for module in model.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(record) for module in leaves]
+    training = model.training
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *shape))
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return rows
+
+
+def network(model: nn.Module, shape: tuple[int, ...]) -> Figure:
+    """Draw a sequential network from the shapes that pass through it: height for the maps', width for channels."""
+    rows = [("input", shape, 0)]
+    for name, output, parameters in trace(model, shape):
+        if parameters or "Pool" in name:
+            rows.append((name, output, parameters))
+    figure, ax = new_figure(figsize=(7.6, 3.4))
+    x = 0.0
+    tallest = float(shape[-1])
+    for place, (name, output, parameters) in enumerate(rows):
+        spatial = len(output) == 3
+        height = output[1] / tallest if spatial else 0.12 + 0.5 * output[0] / 400
+        width = 0.12 + 0.03 * output[0] if spatial else 0.18
+        colour = GREY if place == 0 else BLUE if "Conv" in name else SKY if "Pool" in name else ORANGE
+        ax.add_patch(Rectangle((x, 0.5 - height / 2), width, height, color=colour, alpha=0.75, linewidth=0))
+        size = "x".join(str(n) for n in output)
+        short = name.replace("Conv2d", "conv").replace("AvgPool2d", "mean pool").replace("Linear", "dense")
+        _ = ax.text(x + width / 2, 1.06, f"{short}\n{size}", ha="center", va="bottom", fontsize=8)
+        if parameters:
+            _ = ax.text(x + width / 2, -0.06, f"{parameters:,}", ha="center", va="top", fontsize=8, color=BLACK)
+        if place < len(rows) - 1:
+            ax.add_patch(
+                FancyArrowPatch(
+                    (x + width + 0.05, 0.5), (x + width + 0.55, 0.5), arrowstyle="-|>", mutation_scale=8, color=GREY
+                )
+            )
+        x += width + 0.6
+    _ = ax.text(-0.1, -0.06, "parameters", ha="right", va="top", fontsize=8)
+    ax.set(xlim=(-0.9, x - 0.3), ylim=(-0.2, 1.3))
+    ax.set_axis_off()
+    return figure
+
+
+def band(
+    ax: Axes,
+    runs: Sequence[Run],
+    x: Callable[[Run], Sequence[float]],
+    curve: str,
+    *,
+    label: str,
+    start: int = 1,
+    **style: Any,
+) -> None:
+    """Draw the mean of a curve over seeds, and its range over seeds as a band.
+
+    Args:
+        ax: the axes.
+        runs: runs that differ in their seed alone; those that diverged are drawn to where they ended.
+        x: the horizontal positions of a run's points.
+        curve: a field of :class:`varred.record.Curves`.
+        label: of the mean's line.
+        start: the first point drawn; 0 is the untrained network.
+        style: of the line.
+    """
+    length = min(len(run.curves.samples) for run in runs)
+    position = np.asarray(x(runs[0])[start:length])
+    values = np.array([getattr(run.curves, curve)[start:length] for run in runs])
+    drawn = ax.plot(position, values.mean(0), label=label, **style)[0]
+    if len(runs) > 1:
+        ax.fill_between(position, values.min(0), values.max(0), color=drawn.get_color(), alpha=0.18, linewidth=0)

@@ -36,6 +36,7 @@ class Curves(Frozen):
         validation_accuracy: there.
         test_loss: on the whole test set.
         test_accuracy: there.
+
     """
 
     samples: list[int] = []
@@ -58,6 +59,7 @@ class Evaluation(Frozen):
         confidence_wrong: the same over wrongly classified images.
         loss_right: mean loss over rightly classified images.
         loss_wrong: mean loss over wrongly classified images.
+
     """
 
     loss: Number
@@ -84,6 +86,7 @@ class Path(Frozen):
         learning_rate: one row an epoch, a value per level.
         momentum: likewise for a.
         clipped: share of entries with a = 1, one an epoch: there the method is SGD.
+
     """
 
     quantiles: list[float]
@@ -134,6 +137,7 @@ class Run(Frozen):
         training_images: number of images that the steps draw from.
         seconds: see :class:`Seconds`.
         provenance: see :class:`Provenance`.
+
     """
 
     version: Literal[1] = 1

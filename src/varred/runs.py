@@ -49,6 +49,7 @@ class Store:
 
     Args:
         folder: where the records lie; made when the first one is written.
+
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -72,6 +73,7 @@ class Store:
         Raises:
             KeyError: there is none.
             RecordError: it can't be read, or it is of another config.
+
         """
         path = self.path(config)
         if not path.exists():
@@ -116,13 +118,13 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
     Example:
         >>> frame([]).empty
         True
+
     """
     rows = []
     for run in runs:
         row: dict[str, object] = {"identity": run.config.identity, "method": run.config.method}
         row |= {
-            str(name): value
-            for name, value in pd.json_normalize(run.config.model_dump(mode="json")).iloc[0].items()
+            str(name): value for name, value in pd.json_normalize(run.config.model_dump(mode="json")).iloc[0].items()
         }
         for part in ("train", "validation", "test"):
             result = getattr(run.final, part)
@@ -158,6 +160,7 @@ class Audit:
         identity: the run.
         deviation: largest relative difference between recorded and retrained losses.
         tolerance: what is allowed: 1e-3 on the same kind of device, 1e-2 across kinds.
+
     """
 
     identity: str
@@ -178,6 +181,7 @@ def verify(run: Run, execution: Execution | None = None, *, whole: bool = False)
         execution: device, threads, compilation.
         whole: retrain to the end and compare the training-loss curve as well; its tolerance is 20 times larger,
             since rounding grows along a trajectory.
+
     """
     trainer = Trainer(run.config, execution)
     same = trainer.device.type == run.provenance.device.split(":")[0]

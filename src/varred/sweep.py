@@ -47,6 +47,7 @@ def sweep(
 
     Raises:
         ValueError: ``jobs`` is below 1, or the device is not there.
+
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")

@@ -128,6 +128,7 @@ class Trainer:
         config: the run.
         execution: device, threads and compilation.
         commit: of the code that trains, for the record.
+
     """
 
     def __init__(self, config: Config, execution: Execution | None = None, commit: str = "unknown") -> None:
@@ -190,9 +191,9 @@ class Trainer:
         self.model.train()
         # Dropout's randomness is a function of (seed, epoch), like every other draw.
         torch.manual_seed(data.derived_seed(self.config.seed, "noise", epoch))
-        with self._timed("snapshots"):
+        with self.timed("snapshots"):
             self.snapshot(epoch)
-        with self._timed("steps"):
+        with self.timed("steps"):
             for batch in self.batches(epoch):
                 losses[batch.index] = self.step(batch)
                 done = batch.index + 1
@@ -200,8 +201,14 @@ class Trainer:
                     return losses[:done]
         return losses
 
+    @property
+    def threads(self) -> int:
+        """CPU threads in use."""
+        return torch.get_num_threads()
+
     @contextlib.contextmanager
-    def _timed(self, kind: str) -> Iterator[None]:
+    def timed(self, kind: str) -> Iterator[None]:
+        """Add the block's wall time to ``state.seconds[kind]``, the device's queue drained at both ends."""
         self._synchronize()
         start = time.perf_counter()
         yield
@@ -215,7 +222,7 @@ class Trainer:
             torch.mps.synchronize()
 
     def _observe(self, running: float) -> None:
-        with self._timed("evaluation"):
+        with self.timed("evaluation"):
             curves = self.state.curves
             curves["samples"].append(self.state.samples)
             curves["running_loss"].append(running)
@@ -238,6 +245,7 @@ class Trainer:
         Args:
             checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller.
             progress: called at each epoch's end.
+
         """
         if checkpoint is not None and checkpoint.exists():
             self.load(checkpoint)
@@ -282,6 +290,7 @@ class Trainer:
 
         Raises:
             ValueError: the checkpoint is another run's, or can't be read.
+
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
@@ -295,7 +304,7 @@ class Trainer:
 
     def _record(self) -> Run:
         state, parts = self.state, self.parts
-        with self._timed("evaluation"):
+        with self.timed("evaluation"):
             final = Final(
                 train=evaluate(self._logits, self.model, *parts.plain_train),
                 test=evaluate(self._logits, self.model, *parts.test),
@@ -325,16 +334,39 @@ class Trainer:
                 commit=self.commit,
                 torch=torch.__version__,
                 device=device_name(self.device),
-                threads=torch.get_num_threads(),
+                threads=self.threads,
                 compiled=self.execution.compile,
             ),
         )
 
 
+def gradient_computations(config: Config) -> int:
+    """Return what a run costs, in gradients of single samples: the record's last count, if the run does not diverge.
+
+    Example:
+        >>> config = Config(data={"name": "mnist"}, model={"name": "lenet"}, batch_size=32, epochs=2, seed=0,
+        ...     optimizer={"name": "sgd", "learning_rate": 0.1})
+        >>> gradient_computations(config)
+        120000
+    """
+    count = data.training_count(config.data.name, config.data.size)
+    holdout = config.data.holdout
+    if isinstance(holdout, Folds):
+        count -= len(data.fold_indices(count, holdout.folds, holdout.fold)[1])
+    elif holdout is not None:
+        count -= round(count * holdout.fraction)
+    count = min(count, config.data.subset or count)
+    rule = config.optimizer
+    if isinstance(rule, SVRGRule):
+        snapshots = sum(rule.snapshot.due(epoch) for epoch in range(config.epochs))
+        return count * (2 * config.epochs + snapshots)
+    if rule.name == "storm":
+        return 2 * count * config.epochs - min(config.batch_size, count)
+    return count * config.epochs
+
+
 @torch.no_grad()
-def evaluate(
-    logits: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, targets: Tensor
-) -> Evaluation:
+def evaluate(logits: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, targets: Tensor) -> Evaluation:
     """Return loss, accuracy and confidences over a set, in evaluation mode; the model's mode is put back."""
     training = model.training
     model.eval()
@@ -384,5 +416,6 @@ def train(
         ...     optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=1, seed=0)
         >>> train(config, Execution(device="cpu")).curves.samples
         [0, 2000]
+
     """
     return Trainer(config, execution, commit).run(checkpoint, progress)

@@ -27,6 +27,7 @@ def queue(chapter: str, preset: Preset, store: Store) -> Iterator[Phase]:
 
     Raises:
         ValueError: the chapter has no experiments.
+
     """
     if chapter not in CHAPTERS:
         raise ValueError(f"chapter {chapter!r} has no runs: choose one of {', '.join(CHAPTERS)}")

@@ -40,6 +40,7 @@ class Scale:
         side_seeds: of the side experiments (STORM's granularities, SVRG's snapshot period).
         screening_epochs: of the first stage of cross-validation.
         final_epochs: of its second stage; None for a single stage.
+
     """
 
     size: str
@@ -81,9 +82,9 @@ SELECTED: dict[str, Rule] = {
 def rule(method: str, *values: float) -> Rule:
     """Return a method's rule from its tuned values: the learning rate, or STORM's (c, k)."""
     if method == "STORM":
-        return storm(*values)
+        return storm(values[0], values[1])
     if method == "SVRG":
-        return svrg(*values)
+        return svrg(values[0])
     if method == "Adam":
         return AdamRule(name="adam", learning_rate=values[0])
     if method == "SGD":
@@ -117,6 +118,7 @@ def points(method: str) -> list[tuple[float, ...]]:
     Example:
         >>> sum(len(points(method)) for method in METHODS)
         39
+
     """
     grid = GRIDS[method]
     if len(grid) == 1:
@@ -130,7 +132,7 @@ def power(exponent: int) -> float:
 
 
 def base(preset: Preset, optimizer: Rule, seed: int, epochs: int | None = None) -> Config:
-    """Return the chapter's run with an optimizer and a seed: tanh LeNet, batch 32, 100 epochs at presets cpu and paper."""
+    """Return the chapter's run with an optimizer and a seed: tanh LeNet, batches of 32, table 4.2's 100 epochs."""
     scale = SCALES[preset]
     return Config(
         data=Data(name="mnist", size=scale.size),  # type: ignore[arg-type]
@@ -289,7 +291,11 @@ def queue(preset: Preset, store: Store) -> Iterator[tuple[str, list[Config]]]:
             wider = [(method, values) for method in METHODS for values in widening(store, preset, method)]
             yield (
                 "cross-validation, wider grid",
-                [config for method, values in wider for config in folds(preset, method, values, scale.screening_epochs)],
+                [
+                    config
+                    for method, values in wider
+                    for config in folds(preset, method, values, scale.screening_epochs)
+                ],
             )
     if scale.final_epochs is not None:
         final = [(method, values) for method in METHODS for values in finalists(store, preset, method)]

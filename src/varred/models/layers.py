@@ -21,6 +21,7 @@ def activation_layer(name: Activation) -> nn.Module:
     Example:
         >>> activation_layer("relu")
         ReLU()
+
     """
     if name not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {name!r}")
@@ -32,6 +33,7 @@ def check_normalization(name: Normalization) -> bool:
 
     Raises:
         ValueError: the name is unknown.
+
     """
     if name not in get_args(Normalization):
         raise ValueError(f"normalization must be one of {', '.join(get_args(Normalization))}, got {name!r}")

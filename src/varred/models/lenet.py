@@ -28,6 +28,7 @@ class LeNet(nn.Sequential):
     Example:
         >>> sum(p.numel() for p in LeNet().parameters())
         61706
+
     """
 
     def __init__(
@@ -58,5 +59,5 @@ class LeNet(nn.Sequential):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits."""
-        logits: Tensor = super().forward(inputs)
+        logits: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
         return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ class MLP(nn.Sequential):
     Example:
         >>> sum(p.numel() for p in MLP((784, 512, 512, 10)).parameters())
         669706
+
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class MLP(nn.Sequential):
             raise ValueError(f"widths needs the number of inputs and of outputs, got {tuple(widths)}")
         batch = check_normalization(normalization)
         layers: list[nn.Module] = [nn.Flatten()]
-        for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+        for inputs, outputs in pairwise(widths[:-1]):
             layers.append(nn.Linear(inputs, outputs))
             if batch:
                 layers.append(nn.BatchNorm1d(outputs))
@@ -46,5 +48,5 @@ class MLP(nn.Sequential):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits."""
-        logits: Tensor = super().forward(inputs)
+        logits: Tensor = super().forward(inputs)  # type: ignore[no-untyped-call]
         return logits

@@ -30,6 +30,7 @@ class Batch:
         >>> batch = Batch(0, torch.zeros(32, 1, 28, 28), torch.zeros(32, dtype=torch.long))
         >>> batch.size
         32
+
     """
 
     index: int
@@ -49,6 +50,7 @@ def size_of(batch: object) -> int:
 
     Raises:
         TypeError: the batch has no integer attribute ``size``.
+
     """
     size = getattr(batch, "size", None)
     if isinstance(size, int) and size > 0:

@@ -58,6 +58,7 @@ class STORM(Optimizer):
         ...     loss = optimizer.step(sample, closure)
         >>> bool(w.norm() < 0.5)
         True
+
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class STORM(Optimizer):
 
         Returns:
             The loss at the iterate, before the step; detached.
+
         """
         parameters = self.parameters
         group = self.param_groups[0]
@@ -143,6 +145,7 @@ class STORM(Optimizer):
 
         Raises:
             RuntimeError: no step has been made.
+
         """
         if not self.state:
             raise RuntimeError("no step yet: the step size is known after the first call of step")

@@ -56,6 +56,7 @@ class SVRG:
         >>> optimizer.snapshot(batches, closure)
         >>> for batch in batches:
         ...     loss = optimizer.step(batch, closure)
+
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class SVRG:
 
         Returns:
             The loss at the iterate, before the step; detached.
+
         """
         if not self._point:
             raise RuntimeError("no snapshot yet: call snapshot(batches, closure) before the first step")

@@ -1,0 +1,123 @@
+"""Canonical order, splits, augmentation, draws, and archives that are not what they should be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from varred import data
+
+DATA = Path(__file__).parents[1] / "book" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache() -> None:
+    data.load.cache_clear()
+
+
+def test_a_permuted_archive_gives_the_same_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = data.load("mnist")
+    with np.load(DATA / "mnist.npz") as archive:
+        arrays = dict(archive)
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        order = random.permutation(len(arrays[f"y_{part}"]))
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = arrays[f"x_{part}"][order], arrays[f"y_{part}"][order]
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    monkeypatch.setenv("VARRED_DATA", str(tmp_path))
+    data.load.cache_clear()
+    again = data.load("mnist")
+    assert again.checksum == published.checksum
+    assert torch.equal(again.train_inputs, published.train_inputs)
+    assert torch.equal(again.test_targets, published.test_targets)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "short", "missing"])
+def test_a_bad_archive_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    target = tmp_path / "mnist.npz"
+    with np.load(DATA / "mnist.npz") as archive:
+        arrays = dict(archive)
+    if damage == "truncated":
+        shutil.copy(DATA / "mnist.npz", target)
+        target.write_bytes(target.read_bytes()[:100_000])
+        message = "can't be read"
+    elif damage == "altered":
+        arrays["x_train"] = arrays["x_train"].copy()
+        arrays["x_train"][0, 0, 0] ^= 1
+        np.savez(target, **arrays)
+        message = "the images differ from the published set"
+    elif damage == "short":
+        np.savez(target, **{**arrays, "x_train": arrays["x_train"][:-1], "y_train": arrays["y_train"][:-1]})
+        message = "expected 60000 \\+ 10000 images"
+    else:
+        monkeypatch.setattr(data, "embedded_folder", lambda: None)
+        monkeypatch.setattr(data, "_torchvision_part", _no_network)
+        message = "set VARRED_DATA to a folder"
+    monkeypatch.setenv("VARRED_DATA", str(tmp_path))
+    with pytest.raises(data.DataError, match=message) as caught:
+        data.load("mnist")
+    assert "\n" not in str(caught.value)
+
+
+def _no_network(*_: object) -> None:
+    raise OSError("no route to host")
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+def test_samples_are_balanced(name: str) -> None:
+    sample = data.load(name, "sample")  # type: ignore[arg-type]
+    classes = len(sample.classes)
+    assert torch.equal(sample.train_targets.bincount(), torch.full((classes,), 2000 // classes))
+    assert torch.equal(sample.test_targets.bincount(), torch.full((classes,), 500 // classes))
+
+
+def test_an_unknown_set_is_named() -> None:
+    with pytest.raises(ValueError, match="unknown data set 'emnist'"):
+        data.load("emnist")  # type: ignore[arg-type]
+
+
+def test_folds_are_disjoint_and_exhaustive() -> None:
+    held = [data.fold_indices(59, 4, fold)[1] for fold in range(4)]
+    assert torch.equal(torch.cat(held).sort().values, torch.arange(59))
+    for fold in range(4):
+        train, own = data.fold_indices(59, 4, fold)
+        assert torch.equal(torch.cat([train, own]).sort().values, torch.arange(59))
+    # A seeded permutation, not a prefix: the archive's or the canonical order must not decide a fold.
+    assert not torch.equal(held[0].sort().values, torch.arange(len(held[0])))
+
+
+def test_draws_depend_on_their_arguments_alone() -> None:
+    first = data.epoch_order(100, seed=1, epoch=3)
+    torch.rand(7)
+    assert torch.equal(first, data.epoch_order(100, seed=1, epoch=3))
+    assert not torch.equal(first, data.epoch_order(100, seed=2, epoch=3))
+    assert not torch.equal(first, data.epoch_order(100, seed=1, epoch=4))
+    assert torch.equal(data.epoch_order(100, 1, 5, redraw=5), data.epoch_order(100, 1, 9, redraw=5))
+    assert not torch.equal(data.epoch_order(100, 1, 4, redraw=5), data.epoch_order(100, 1, 5, redraw=5))
+
+
+def test_augmentation_equals_cropping_and_flipping_one_by_one() -> None:
+    images = torch.rand(20, 3, 32, 32)
+    padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
+    draw = data.Augmentation.draw(20, seed=0, epoch=0)
+    order = torch.randperm(20)[:7]
+    fast = draw.apply(padded.permute(0, 2, 3, 1).contiguous(), order, 32)
+    for place, i in enumerate(order.tolist()):
+        row, column = int(draw.rows[i]), int(draw.columns[i])
+        crop = padded[i, :, row : row + 32, column : column + 32]
+        assert torch.equal(fast[place], crop.flip(2) if draw.flips[i] else crop)
+    assert draw.flips.any()
+    assert not draw.flips.all()
+    assert {int(draw.rows.min()), int(draw.rows.max())} <= set(range(9))
+
+
+def test_batches_know_their_sizes_and_cover_the_epoch() -> None:
+    part = data.TrainingData(torch.arange(50.0).view(50, 1), torch.arange(50))
+    batches = list(part.batches(8, data.epoch_order(50, 0, 0)))
+    assert [batch.size for batch in batches] == [8] * 6 + [2]
+    assert [batch.index for batch in batches] == list(range(7))
+    assert torch.equal(torch.cat([batch.targets for batch in batches]).sort().values, torch.arange(50))

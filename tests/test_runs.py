@@ -1,0 +1,264 @@
+"""Configs, the training loop, records and sweeps: identities, counts, pairing, resuming, refusing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from varred.config import Config, Execution, explain
+from varred.record import Run
+from varred.runs import RecordError, Store, curves, frame, verify
+from varred.sweep import sweep
+from varred.train import Trainer, gradient_computations, train
+
+CPU = Execution(device="cpu", threads=1)
+RULES: dict[str, dict[str, Any]] = {
+    "SGD": {"name": "sgd", "learning_rate": 0.1},
+    "Adam": {"name": "adam", "learning_rate": 1e-3},
+    "AdaGrad": {"name": "adagrad", "learning_rate": 0.01},
+    "SVRG": {
+        "name": "svrg",
+        "base": {"name": "sgd", "learning_rate": 0.01},
+        "snapshot": {"every": 2, "batch_size": 64},
+    },
+    "STORM": {"name": "storm", "k": 0.1, "c": 100.0, "granularity": "tensor"},
+}
+
+
+def make(rule: str = "SGD", **changes: Any) -> Config:
+    """A run of seconds: 300 images of the sample, a perceptron; the last batch of 32 is short."""
+    settings: dict[str, Any] = {
+        "data": {"name": "mnist", "size": "sample", "subset": 300},
+        "model": {"name": "mlp", "hidden": (16,)},
+        "optimizer": RULES[rule],
+        "batch_size": 32,
+        "epochs": 3,
+        "seed": 0,
+    }
+    return Config(**{**settings, **changes})
+
+
+def essence(run: Run) -> dict[str, Any]:
+    """What a resumed run must share with one never stopped: everything but clocks."""
+    return json.loads(run.model_dump_json(exclude={"seconds"}))
+
+
+def test_a_field_at_its_default_is_not_part_of_the_identity() -> None:
+    config = make()
+    assert json.loads(config.canonical).keys() == {"data", "model", "optimizer", "batch_size", "epochs", "seed"}
+    assert make(precision="float32", redraw_order=1).identity == config.identity
+    assert make(seed=1).identity != config.identity
+    assert make(redraw_order=2).identity != config.identity
+
+
+def test_identities_stay_what_they_are() -> None:
+    # The name of a record in the book: if this changes, every record made so far is lost.
+    config = Config(
+        data={"name": "mnist"}, model={"name": "lenet"}, optimizer=RULES["SGD"], batch_size=32, epochs=100, seed=1
+    )
+    assert config.canonical == (
+        '{"batch_size":32,"data":{"name":"mnist"},"epochs":100,"model":{"name":"lenet"},'
+        '"optimizer":{"learning_rate":0.1,"name":"sgd"},"seed":1}'
+    )
+    assert config.identity == "d7c5e63034ee2f63"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs: Input should be greater than or equal to 1, got 0"),
+        ({"batchsize": 3}, "batchsize: Extra inputs are not permitted, got 3"),
+        ({"optimizer": {"name": "sgd", "learning_rate": "fast"}}, "got 'fast'"),
+        ({"optimizer": {"name": "lion", "learning_rate": 1.0}}, "optimizer"),
+        ({"data": {"name": "mnist", "holdout": {"kind": "folds", "folds": 4, "fold": 4}}}, "fold must be below"),
+    ],
+)
+def test_a_bad_config_is_explained_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        make(**changes)
+    line = explain(caught.value)
+    assert message in line
+    assert "\n" not in line
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    absent = next(name for name in ("cuda", "mps") if not Execution._there()[name])
+    with pytest.raises(ValueError, match=f"device '{absent}' is not available here: choose auto or one of"):
+        train(make(), Execution(device=absent))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_gradient_computations_are_counted_in_samples(rule: str) -> None:
+    run = train(make(rule), CPU)
+    n, epochs = 300, 3
+    expected = {
+        "SVRG": [0, 3 * n, 5 * n, 8 * n],  # snapshots at epochs 0 and 2, two gradients a step
+        "STORM": [0, 2 * n - 32, 4 * n - 32, 6 * n - 32],  # two gradients a step but for the first
+    }.get(rule, [n * epoch for epoch in range(epochs + 1)])
+    assert run.curves.samples == expected
+    assert gradient_computations(run.config) == expected[-1]
+
+
+def test_paired_runs_see_identical_weights_and_batches() -> None:
+    trainers = [Trainer(make(rule), CPU) for rule in RULES]
+    torch.rand(3)
+    first = [torch.cat([p.flatten() for p in t.model.parameters()]) for t in trainers]
+    assert all(torch.equal(first[0], other) for other in first)
+    for trainer in trainers:
+        trainer.epoch(0)  # whatever each evaluates must not move what the next epoch draws
+    batches = [[batch.targets for batch in trainer.batches(1)] for trainer in trainers]
+    assert all(torch.equal(a, b) for other in batches for a, b in zip(batches[0], other, strict=True))
+
+
+def test_the_snapshot_is_the_weighted_mean_whatever_its_batches() -> None:
+    small = Trainer(make("SVRG", precision="float64"), CPU)
+    rule = {**RULES["SVRG"], "snapshot": {"every": 2}}
+    large = Trainer(make("SVRG", optimizer=rule, precision="float64"), CPU)
+    for trainer in (small, large):
+        trainer.snapshot(0)
+    for a, b in zip(small.optimizer.full_gradient, large.optimizer.full_gradient, strict=True):
+        assert (a - b).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_killed_run_resumes_bit_for_bit(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varred.train.CHECKPOINT_SECONDS", -1.0)
+    whole = train(make(rule), CPU)
+
+    def kill(epoch: int, _: int) -> None:
+        if epoch == 3:
+            raise KeyboardInterrupt  # after epoch 2's checkpoint, in the third epoch's shadow
+
+    checkpoint = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(make(rule), CPU, checkpoint=checkpoint, progress=kill)
+    resumed = Trainer(make(rule), CPU)
+    resumed.load(checkpoint)
+    assert resumed.state.epoch == 2
+    assert essence(train(make(rule), CPU, checkpoint=checkpoint)) == essence(whole)
+
+
+def test_a_checkpoint_of_another_run_or_a_broken_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    Trainer(make(), CPU).save(path)
+    with pytest.raises(ValueError, match="is a checkpoint of run"):
+        Trainer(make(seed=1), CPU).load(path)
+    path.write_bytes(b"half a file")
+    with pytest.raises(ValueError, match="can't be read; remove it"):
+        Trainer(make(), CPU).load(path)
+
+
+def test_a_diverged_run_stops_early_and_is_recorded(tmp_path: Path) -> None:
+    run = train(make(optimizer={"name": "sgd", "learning_rate": 1e6}, epochs=50), CPU)
+    assert run.diverged is not None
+    assert len(run.curves.samples) == run.diverged.epoch + 2 < 51
+    store = Store(tmp_path)
+    store.put(run)
+    assert essence(store.get(run.config)) == essence(run) or "nan" in store.path(run.config).read_text()
+    assert bool(frame([store.get(run.config)])["diverged"][0])
+
+
+def test_records_refuse_what_they_do_not_know(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run = train(make(epochs=1), CPU)
+    path = store.put(run)
+    whole = json.loads(path.read_text())
+    for damaged, message in (
+        ({**whole, "note": "hand-made"}, "note: Extra inputs are not permitted"),
+        ({**whole, "version": 2}, "version"),
+        ({**whole, "config": {**whole["config"], "seed": 9}}, "named by its config's identity"),
+    ):
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(RecordError, match=message):
+            store.get(run.config)
+    path.write_text("{")
+    with pytest.raises(RecordError, match="not a valid run record"):
+        store.get(run.config)
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = train(make(epochs=1), CPU)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RecordError, match="No space left on device"):
+        Store(tmp_path).put(run)
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_holds_a_true_record_and_catches_an_altered_one() -> None:
+    run = train(make("SVRG"), CPU)
+    assert verify(run, CPU).deviation == 0
+    assert verify(run, CPU, whole=True).deviation == 0
+    altered = run.model_copy(update={"fingerprint": [loss * 1.01 for loss in run.fingerprint]})
+    assert not verify(altered, CPU).holds
+
+
+def test_validation_images_are_not_trained_on() -> None:
+    data = {"name": "mnist", "size": "sample", "holdout": {"kind": "folds", "folds": 4, "fold": 1}}
+    run = train(make(data=data, epochs=1), CPU)
+    assert run.training_images == 1500
+    assert run.final.validation is not None
+    trainer = Trainer(make(data=data), CPU)
+    held = {image.numpy().tobytes() for image in trainer.parts.validation[0]}
+    assert len(held) == 500
+    assert not held & {image.numpy().tobytes() for image in trainer.parts.train.inputs}
+
+
+def test_frames_hold_every_run_and_every_epoch() -> None:
+    runs = [train(make(rule, epochs=2), CPU) for rule in ("SGD", "STORM")]
+    assert frame(runs)["method"].tolist() == ["SGD", "STORM"]
+    table = curves(runs)
+    assert len(table) == 6
+    assert table.groupby("method")["passes"].last().round(3).to_dict() == {"SGD": 2.0, "STORM": 3.893}
+
+
+def test_a_sweep_trains_what_is_missing_once(tmp_path: Path) -> None:
+    store, configs = Store(tmp_path / "results"), [make(seed=seed, epochs=1) for seed in (0, 1, 0)]
+    runs = sweep(configs, store, jobs=2, checkpoints=tmp_path / "checkpoints")
+    assert [run.config.seed for run in runs] == [0, 1, 0]
+    before = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
+    sweep(configs, store, jobs=2)
+    assert {path: path.stat().st_mtime_ns for path in store.folder.iterdir()} == before
+    assert len(before) == 2
+    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
+        sweep(configs, store, jobs=0)
+
+
+def test_a_sweep_survives_a_killed_dask_worker(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    store = Store(tmp_path / "results")
+    configs = [make(seed=seed, epochs=12) for seed in range(6)]
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        pids = list(client.run(os.getpid).values())
+        landed: list[Path] = []
+        original = store.put
+
+        def put_and_kill(run: Run) -> Path:
+            path = original(run)
+            if not landed:
+                os.kill(pids[0], signal.SIGKILL)
+                time.sleep(0.2)
+            landed.append(path)
+            return path
+
+        store.put = put_and_kill  # type: ignore[method-assign]
+        runs = sweep(configs, store, client=client, execution=CPU)
+    assert sorted(path.name for path in landed) == sorted(f"{config.identity}.json" for config in configs)
+    assert [run.config.seed for run in runs] == list(range(6))
+    assert all(len(run.curves.samples) == 13 for run in runs)
+    assert essence(runs[3]) == essence(train(configs[3], CPU)) | {"provenance": essence(runs[3])["provenance"]}

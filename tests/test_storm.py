@@ -1,0 +1,126 @@
+"""STORM: agreement with the literal reference, its limits, and what each false variant breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+
+import pytest
+import torch
+
+from conftest import Problem, partition
+from varred.optim import STORM, reference
+
+SAMPLES = list(chain.from_iterable(partition(epoch) for epoch in range(8)))
+K, C, W0 = 0.3, 20.0, 0.1
+
+
+def drive(problem: Problem, optimizer: STORM, samples: list[torch.Tensor]) -> list[torch.Tensor]:
+    path = [problem.vector()]
+    for part in samples:
+        optimizer.step(problem.batch(0, part), problem.closure)
+        path.append(problem.vector())
+    return path
+
+
+def distance(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("granularity", ["global", "tensor", "coordinate"])
+def test_50_steps_agree_with_the_reference(problem: Problem, granularity: str) -> None:
+    start = problem.vector()
+    expected = reference.storm(
+        problem.gradient, start, SAMPLES, K, C, W0, granularity=granularity, sections=problem.sections
+    )
+    assert len(SAMPLES) >= 50
+    assert distance(drive(problem, STORM(problem.parameters, K, C, W0, granularity), SAMPLES), expected) < 1e-12
+    # Another granularity is another method.
+    other = {"global": "tensor", "tensor": "coordinate", "coordinate": "global"}[granularity]
+    false = reference.storm(problem.gradient, start, SAMPLES, K, C, W0, granularity=other, sections=problem.sections)
+    assert distance(expected, false) > 1e-3
+
+
+def recursion(problem: Problem, start: torch.Tensor, stored: bool, sign: float) -> list[torch.Tensor]:
+    """Algorithm 2 with constant step and momentum, or a false form of it.
+
+    ``stored`` keeps the old sample's gradient at the old point; ``sign`` is that of equation 2.10's last gradient.
+    """
+    path, previous, d, old = [start], start, torch.zeros_like(start), torch.zeros_like(start)
+    w, a, eta = start, 0.3, 0.2
+    for t, part in enumerate(SAMPLES):
+        g = problem.gradient(w, part)
+        stale = old if stored else problem.gradient(previous, part)
+        d = g if t == 0 else (1 - a) * d + a * g + (1 - a) * (g + sign * stale)
+        old, previous, w = g, w, w - eta * d
+        path.append(w)
+    return path
+
+
+def test_equation_2_10_with_a_minus_is_algorithm_2_and_false_forms_are_not(problem: Problem) -> None:
+    start = problem.vector()
+    exact = reference.storm_constant(problem.gradient, start, SAMPLES, 0.2, 0.3)
+    assert distance(recursion(problem, start, stored=False, sign=-1), exact) < 1e-12
+    assert distance(recursion(problem, start, stored=True, sign=-1), exact) > 1e-3  # the stored gradient
+    assert distance(recursion(problem, start, stored=False, sign=1), exact) > 1e-3  # the printed sign
+
+
+def test_with_a_equal_to_one_it_is_sgd_with_the_shrinking_step(problem: Problem) -> None:
+    start = problem.vector()
+    path = drive(problem, STORM(problem.parameters, K, c=1e9, w0=W0), SAMPLES)  # a is clipped at 1 throughout
+    total, w = 0.0, start
+    for part, ours in zip(SAMPLES, path[1:], strict=True):
+        g = problem.gradient(w, part)
+        total += float(g @ g)
+        w = w - K / (W0 + total) ** (1 / 3) * g
+        assert (ours - w).abs().max() < 1e-12
+
+
+def test_with_one_sample_the_estimate_is_the_full_gradient_for_every_a(problem: Problem) -> None:
+    everything = [torch.arange(50)] * 20
+    optimizer = STORM(problem.parameters, K, c=3.0, w0=W0)
+    for part in everything:
+        before = problem.vector()
+        optimizer.step(problem.batch(0, part), problem.closure)
+        rate = optimizer.path()[0][0]
+        assert ((before - problem.vector()) / rate - problem.gradient(before, part)).abs().max() < 1e-10
+
+
+def test_without_clipping_a_exceeds_one(problem: Problem) -> None:
+    free = STORM(problem.parameters, 0.1, 100.0, 0.1, clip=False)
+    clipped = STORM([p.clone().detach().requires_grad_() for p in problem.parameters], 0.1, 100.0, 0.1)
+    drive(problem, free, SAMPLES[:1])
+    assert max(float(a.max()) for a in free.path()[1]) > 1
+    with pytest.raises(RuntimeError, match="no step yet"):
+        clipped.path()
+
+
+def test_a_resumed_run_equals_one_never_stopped_bit_for_bit(make_problem: Callable[..., Problem]) -> None:
+    def run(stop: bool) -> torch.Tensor:
+        problem = make_problem()
+        optimizer = STORM(problem.parameters, K, C, W0, "tensor")
+        for step, part in enumerate(SAMPLES[:20]):
+            if stop and step == 7:
+                saved, weights = optimizer.state_dict(), problem.vector()
+                problem = make_problem()
+                problem.load(weights)
+                optimizer = STORM(problem.parameters, K, C, W0, "tensor")
+                optimizer.load_state_dict(saved)
+            optimizer.step(problem.batch(0, part), problem.closure)
+        return problem.vector()
+
+    assert torch.equal(run(stop=True), run(stop=False))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0.0}, "k must be positive, got 0.0"),
+        ({"c": -1.0}, "c must not be negative, got -1.0"),
+        ({"w0": 0.0}, "w0 must be positive, got 0.0"),
+        ({"granularity": "layer"}, "granularity must be one of global, tensor, coordinate, got 'layer'"),
+    ],
+)
+def test_bad_values_are_named(problem: Problem, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        STORM(problem.parameters, **arguments)

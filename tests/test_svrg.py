@@ -1,0 +1,196 @@
+"""SVRG: identities, exact agreement with the literal reference, and what each false variant breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from conftest import Problem, partition
+from varred.optim import SVRG, Batch, reference
+
+EPOCHS, EVERY = 8, 3
+
+
+def snapshot(problem: Problem, optimizer: SVRG, parts: list[torch.Tensor]) -> None:
+    optimizer.snapshot([problem.batch(i, part) for i, part in enumerate(parts)], problem.closure)
+
+
+def estimate(problem: Problem, optimizer: SVRG, part: torch.Tensor) -> torch.Tensor:
+    """The direction that the base optimizer (SGD with learning rate 1) steps against; the iterate is put back."""
+    before = problem.vector()
+    optimizer.step(problem.batch(0, part), problem.closure)
+    v = before - problem.vector()
+    problem.load(before)
+    return v
+
+
+def plain(problem: Problem) -> SVRG:
+    return SVRG(torch.optim.SGD(problem.parameters, lr=1.0))
+
+
+def test_full_gradient_weights_a_short_last_batch_by_its_size(problem: Problem) -> None:
+    optimizer, parts = plain(problem), partition(0)
+    snapshot(problem, optimizer, parts)
+    mu = torch.cat([g.flatten() for g in optimizer.full_gradient])
+    exact = problem.gradient(problem.vector(), torch.arange(50))
+    unweighted = torch.stack([problem.gradient(problem.vector(), part) for part in parts]).mean(0)
+    assert (mu - exact).abs().max() < 1e-15
+    assert (unweighted - exact).abs().max() > 1e-4  # the mean of batch means is another vector
+
+
+def test_a_size_taken_from_the_tuple_is_refused(problem: Problem) -> None:
+    pairs = [(problem.inputs[part], problem.targets[part]) for part in partition(0)]
+
+    def closure(pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        loss = functional.cross_entropy(problem.model(pair[0]), pair[1])
+        loss.backward()
+        return loss
+
+    with pytest.raises(TypeError, match="does not say how many samples"):
+        plain(problem).snapshot(pairs, closure)
+    sized = SVRG(torch.optim.SGD(problem.parameters, lr=1.0), size=lambda pair: len(pair[1]))
+    sized.snapshot(pairs, closure)
+    mu = torch.cat([g.flatten() for g in sized.full_gradient])
+    assert (mu - problem.gradient(problem.vector(), torch.arange(50))).abs().max() < 1e-15
+    wrong = SVRG(torch.optim.SGD(problem.parameters, lr=1.0), size=len)  # len of a pair is 2
+    wrong.snapshot(pairs, closure)
+    assert (torch.cat([g.flatten() for g in wrong.full_gradient]) - mu).abs().max() > 1e-4
+
+
+def test_estimate_is_the_full_gradient_at_the_snapshot(problem: Problem) -> None:
+    optimizer, parts = plain(problem), partition(0)
+    snapshot(problem, optimizer, parts)
+    mu = torch.cat([g.flatten() for g in optimizer.full_gradient])
+    for part in parts:
+        assert (estimate(problem, optimizer, part) - mu).abs().max() < 1e-15
+        assert (problem.gradient(problem.vector(), part) - mu).abs().max() > 1e-3  # SGD's estimate is not
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_weighted_mean_of_the_estimate_is_the_full_gradient_anywhere(problem: Problem, alpha: float) -> None:
+    parts = partition(0)
+    optimizer = SVRG(torch.optim.SGD(problem.parameters, lr=1.0), alpha=alpha)
+    snapshot(problem, optimizer, parts)
+    problem.load(problem.vector() + 0.3)
+    exact = problem.gradient(problem.vector(), torch.arange(50))
+    estimates = [estimate(problem, optimizer, part) for part in parts]
+    weighted = sum(len(part) / 50 * v for part, v in zip(parts, estimates, strict=True))
+    assert (weighted - exact).abs().max() < 1e-14
+    assert (torch.stack(estimates).mean(0) - exact).abs().max() > 1e-4  # the unweighted mean is not
+
+
+def test_50_steps_agree_with_the_reference_with_momentum_and_weight_decay(problem: Problem) -> None:
+    epochs = [[(part, len(part)) for part in partition(epoch)] for epoch in range(EPOCHS)]
+    start = problem.vector()
+    settings = {"learning_rate": 0.3, "every": EVERY, "momentum": 0.5, "weight_decay": 0.01}
+    path = reference.svrg(problem.gradient, start, epochs, **settings)
+    optimizer = SVRG(torch.optim.SGD(problem.parameters, lr=0.3, momentum=0.5, weight_decay=0.01))
+    step = 0
+    for epoch, parts in enumerate(epochs):
+        if epoch % EVERY == 0:
+            snapshot(problem, optimizer, [part for part, _ in parts])
+        for part, _ in parts:
+            optimizer.step(problem.batch(0, part), problem.closure)
+            step += 1
+            assert (problem.vector() - path[step]).abs().max() < 1e-12
+    assert step >= 50
+    # False variants leave the path: no weight decay, another snapshot period, one size for all batches.
+    for false in ({**settings, "weight_decay": 0.0}, {**settings, "every": 1}):
+        assert (reference.svrg(problem.gradient, start, epochs, **false)[-1] - path[-1]).abs().max() > 1e-3
+    unweighted = [[(part, 1) for part, _ in parts] for parts in epochs]
+    assert (reference.svrg(problem.gradient, start, unweighted, **settings)[-1] - path[-1]).abs().max() > 1e-5
+
+
+def test_a_resumed_run_equals_one_never_stopped_bit_for_bit(make_problem: Callable[..., Problem]) -> None:
+    def run(stop: bool) -> torch.Tensor:
+        problem = make_problem()
+        optimizer = SVRG(torch.optim.SGD(problem.parameters, lr=0.2, momentum=0.9))
+        snapshot(problem, optimizer, partition(0))
+        for step, part in enumerate(partition(1)):
+            if stop and step == 3:
+                saved, weights = optimizer.state_dict(), problem.vector()
+                problem = make_problem()
+                problem.load(weights)
+                optimizer = SVRG(torch.optim.SGD(problem.parameters, lr=0.2, momentum=0.9))
+                optimizer.load_state_dict(saved)
+            optimizer.step(problem.batch(0, part), problem.closure)
+        return problem.vector()
+
+    assert torch.equal(run(stop=True), run(stop=False))
+
+
+def test_batch_normalization_statistics_are_those_of_the_iterate_alone(make_problem: Callable[..., Problem]) -> None:
+    def statistics(reset: bool, only_iterate: bool = False) -> torch.Tensor:
+        problem = make_problem(nn.BatchNorm1d(4))
+        buffers = problem.model.buffers() if reset else ()
+        optimizer = SVRG(torch.optim.SGD(problem.parameters, lr=1.0), buffers=buffers)
+        before = [b.clone() for b in problem.model.buffers()]
+        snapshot(problem, optimizer, partition(0))
+        if reset:  # a snapshot pass leaves no trace
+            assert all(torch.equal(a, b) for a, b in zip(before, problem.model.buffers(), strict=True))
+        problem.load(problem.vector() + 0.5)
+        if only_iterate:
+            problem.closure(problem.batch(0, partition(1)[0]))
+        else:
+            optimizer.step(problem.batch(0, partition(1)[0]), problem.closure)
+        return torch.cat([b.double().flatten() for b in problem.model.buffers()])
+
+    expected = statistics(reset=True, only_iterate=True)
+    assert torch.equal(statistics(reset=True), expected)
+    assert not torch.allclose(statistics(reset=False), expected)
+
+
+def test_dropout_draws_the_same_mask_at_both_points(make_problem: Callable[..., Problem]) -> None:
+    problem = make_problem(nn.Dropout(0.5))
+    optimizer = plain(problem)
+    optimizer.snapshot([problem.batch(0, torch.arange(50))], problem.closure)
+    mu = torch.cat([g.flatten() for g in optimizer.full_gradient])
+    torch.manual_seed(5)
+    assert (estimate(problem, optimizer, torch.arange(8)) - mu).abs().max() < 1e-15
+    # The state moves on by one draw, whatever was evaluated: the paired SGD run sees the same masks.
+    torch.manual_seed(5)
+    problem.closure(problem.batch(0, torch.arange(8)))
+    after_sgd = torch.rand(1)
+    torch.manual_seed(5)
+    estimate(problem, optimizer, torch.arange(8))
+    assert torch.equal(torch.rand(1), after_sgd)
+
+
+def test_persistent_state_is_two_parameter_copies(problem: Problem) -> None:
+    optimizer = plain(problem)
+    snapshot(problem, optimizer, partition(0))
+    state = optimizer.state_dict()
+    extra = sum(t.numel() for t in [*state["point"], *state["full_gradient"]])
+    assert extra == 2 * sum(problem.sections)
+    assert not state["base"]["state"]
+
+
+def test_errors_say_what_to_do(problem: Problem) -> None:
+    with pytest.raises(RuntimeError, match="call snapshot"):
+        plain(problem).step(problem.batch(0, torch.arange(8)), problem.closure)
+    with pytest.raises(ValueError, match="at least one batch"):
+        plain(problem).snapshot([], problem.closure)
+    with pytest.raises(ValueError, match="alpha must be finite, got nan"):
+        SVRG(torch.optim.SGD(problem.parameters, lr=1.0), alpha=float("nan"))
+    optimizer = plain(problem)
+    snapshot(problem, optimizer, partition(0))
+    before = problem.vector()
+
+    def broken(_: Batch) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    problem.load(before + 1)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(problem.batch(0, torch.arange(8)), broken)
+    assert torch.equal(problem.vector(), before + 1)  # the iterate is back after an interrupted step
+
+
+def test_any_base_optimizer_takes_the_estimate(problem: Problem) -> None:
+    optimizer = SVRG(torch.optim.AdamW(problem.parameters, lr=0.01))
+    snapshot(problem, optimizer, partition(0))
+    losses = [float(optimizer.step(problem.batch(0, part), problem.closure)) for e in range(5) for part in partition(e)]
+    assert losses[-1] < losses[0]
