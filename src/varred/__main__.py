@@ -12,19 +12,13 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from varred import experiments, timing
+from varred import experiments, runs, timing
 from varred.claims import page as claims_page
-from varred.config import Execution, Preset, explain
+from varred.config import Execution, explain
 from varred.runs import Store, repository, verify
-from varred.sweep import sweep
+from varred.sweep import work_through
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-
-
-def results(preset: Preset) -> Store:
-    """Return the store of a preset: the book's own, or a scratch folder for smoke runs."""
-    root = repository() or Path.cwd()
-    return Store(root / ".varred" / "smoke" if preset == "smoke" else root / "book" / "results")
 
 
 @app.command()
@@ -36,15 +30,9 @@ def train(
     folder: Annotated[Path | None, typer.Option(help="where records land; the book's results by default")] = None,
 ) -> None:
     """Train a chapter's missing runs in order of need; it can be killed and started again at any moment."""
-    if preset not in ("smoke", "cpu", "paper"):
-        raise ValueError(f"preset must be smoke, cpu or paper, got {preset!r}")
-    store = Store(folder) if folder else results(preset)  # type: ignore[arg-type]
-    execution = Execution(device=device, threads=1 if jobs > 1 else None)  # type: ignore[arg-type]
-    checkpoints = (repository() or Path.cwd()) / ".varred" / "checkpoints"
-    for phase in experiments.queue(chapter, preset, store):  # type: ignore[arg-type]
-        missing = store.missing(phase.configs)
-        print(f"{phase.name}: {len(phase.configs) - len(missing)} recorded, {len(missing)} to train", flush=True)
-        sweep(phase.configs, store, jobs=jobs, execution=execution, checkpoints=checkpoints)
+    store = Store(folder) if folder else runs.results(preset)
+    times = timing.read(timing.times_path(runs.results("cpu")))
+    work_through(experiments.queue(chapter, preset, store), store, jobs=jobs, device=device, times=times)
 
 
 @app.command("verify")
@@ -55,21 +43,21 @@ def verify_records(
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
 ) -> None:
     """Retrain the first steps of recorded runs and compare their losses with the records."""
-    runs = results("cpu").all()
+    records = runs.results("cpu").all()
     execution = Execution(device=device)  # type: ignore[arg-type]
     if whole:
-        runs = sorted((r for r in runs if not r.diverged), key=lambda r: r.curves.samples[-1])[:1]
+        records = sorted((r for r in records if not r.diverged), key=lambda r: r.curves.samples[-1])[:1]
     elif count:
-        runs = random.Random(seed).sample(runs, min(count, len(runs)))
+        records = random.Random(seed).sample(records, min(count, len(records)))
     failures = 0
-    for run in runs:
+    for run in records:
         audit = verify(run, execution, whole=whole)
         failures += not audit.holds
         verdict = "holds" if audit.holds else "FAILS"
         deviation = f"deviation {audit.deviation:.1e} of {audit.tolerance:.0e} allowed"
         print(f"{audit.identity} {run.config.method:8s} {deviation}: {verdict}")
-    print(f"{len(runs) - failures} of {len(runs)} records hold")
-    if failures or not runs:
+    print(f"{len(records) - failures} of {len(records)} records hold")
+    if failures or not records:
         raise typer.Exit(1)
 
 
@@ -79,7 +67,7 @@ def claims() -> None:
     root = repository()
     if root is None:
         raise ValueError("claims are judged in the repository, not in an installed package: clone it")
-    text = claims_page(root / "book" / "claims.yml", results("cpu"))
+    text = claims_page(root / "book" / "claims.yml", runs.results("cpu"))
     (root / "book" / "claims.md").write_text(text)
     print(f"wrote {Path('book', 'claims.md')}")
 
@@ -90,7 +78,7 @@ def time(
     threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
 ) -> None:
     """Measure the time of a step and of a snapshot pass for each kind of a chapter's runs; on an idle machine."""
-    store = results("cpu")
+    store = runs.results("cpu")
     first = [phase.configs for phase in itertools.islice(experiments.queue(chapter, "cpu", store), 3)]
     path = timing.times_path(store)
     path.parent.mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ from varred.record import Run
 from varred.runs import Store
 
 HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not decided yet"
+SCALE = lenet.scale("cpu")
 REDUCED, OTHERS = ("SVRG", "STORM"), ("SGD", "Adam", "AdaGrad")
 
 
@@ -51,8 +52,8 @@ def read(path: Path) -> dict[str, Claim]:
 def benchmark_runs(store: Store) -> dict[str, list[Run]]:
     """Return the recorded runs of the benchmark with table 4.2's values, by method, on seeds that all methods have."""
     runs: dict[str, list[Run]] = {method: [] for method in lenet.METHODS}
-    for seed in lenet.SCALES["cpu"].seeds:
-        found = store.available(lenet.benchmark("cpu", seeds=[seed]))
+    for seed in SCALE.seeds:
+        found = store.available(lenet.benchmark(lenet.scale("cpu", seeds=[seed])))
         if len(found) == len(lenet.METHODS):
             for run in found:
                 runs[run.config.method].append(run)
@@ -70,7 +71,7 @@ def _judge(claim: str, contrasts: Sequence[Contrast], sign: int) -> Verdict:
     seeds = min(c.seeds for c in contrasts)
     reason = f"{len(hits)} of {len(contrasts)} contrasts significant in the claimed direction, {len(contrary)} against"
     if seeds < 2:
-        return Verdict(claim, OPEN, f"one seed of {len(lenet.SCALES['cpu'].seeds)}: no interval yet")
+        return Verdict(claim, OPEN, f"one seed of {len(SCALE.seeds)}: no interval yet")
     word = HOLDS if len(hits) == len(contrasts) else PART if hits else FAILS
     return Verdict(claim, word, f"{reason} ({seeds} seeds)")
 
@@ -162,12 +163,12 @@ def equal_training_loss(fast: Sequence[Run], slow: Sequence[Run]) -> list[float]
 
 def best_epochs(store: Store) -> dict[str, int]:
     """Return each method's best epoch in the 50-epoch cross-validation of table 4.2's values, where complete."""
-    epochs = lenet.SCALES["cpu"].final_epochs or 0
+    epochs = SCALE.final_epochs or 0
     result = {}
     for method in lenet.METHODS:
-        values = lenet.tuned(lenet.base("cpu", lenet.SELECTED[method], 1))
-        runs = store.available(lenet.folds("cpu", method, values, epochs))
-        if len(runs) == lenet.FOLDS and not any(run.diverged for run in runs):
+        values = lenet.tuned(lenet.base(SCALE, lenet.SELECTED[method], 1))
+        runs = store.available(lenet.folds(SCALE, method, values, epochs))
+        if len(runs) == SCALE.folds and not any(run.diverged for run in runs):
             means = [_mean(list(losses)) for losses in zip(*(r.curves.validation_loss for r in runs), strict=True)]
             result[method] = min(range(1, len(means)), key=lambda epoch: means[epoch])
     return result
@@ -184,7 +185,7 @@ def best_epoch(store: Store) -> Verdict:
 
 def selection(store: Store) -> Verdict:
     """Judge lenet-selection."""
-    ours, name = lenet.selected(store, "cpu"), "lenet-selection"
+    ours, name = lenet.selected(store, SCALE), "lenet-selection"
     if len(ours) < len(lenet.METHODS):
         return _waiting(name)
     same = [m for m in lenet.METHODS if lenet.rule(m, *ours[m]) == lenet.SELECTED[m]]
@@ -196,7 +197,7 @@ def granularity(store: Store) -> Verdict:
     """Judge lenet-granularity."""
     name = "lenet-granularity"
     shares: dict[str, list[float]] = {"coordinate": [], "tensor": []}
-    for run in store.available(lenet.granularities("cpu")):
+    for run in store.available(lenet.granularities(SCALE)):
         rule = run.config.optimizer
         if rule.name == "storm" and rule.granularity in shares and run.path and not run.diverged:
             shares[rule.granularity].append(run.path.clipped[-1])
@@ -214,7 +215,7 @@ def granularity(store: Store) -> Verdict:
 def snapshot(store: Store) -> Verdict:
     """Judge lenet-snapshot."""
     name = "lenet-snapshot"
-    runs = store.available(lenet.snapshot_periods("cpu"))
+    runs = store.available(lenet.snapshot_periods(SCALE))
     groups: dict[int, list[Run]] = {1: [], 5: []}
     for run in runs:
         if run.config.optimizer.name == "svrg":

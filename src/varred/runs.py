@@ -7,11 +7,12 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 from pydantic import ValidationError
 
-from varred.config import Config, Execution, explain
+from varred.config import Config, Execution, Preset, explain
 from varred.record import Run
 from varred.train import Trainer, train
 
@@ -20,6 +21,18 @@ def repository() -> Path | None:
     """Return the root of the repository this package is imported from, or None."""
     root = Path(__file__).resolve().parents[2]
     return root if (root / "book" / "results").is_dir() else None
+
+
+def results(preset: str) -> Store:
+    """Return a preset's store: the book's own records, or a scratch folder for smoke runs.
+
+    Raises:
+        ValueError: the preset is unknown.
+    """
+    if preset not in get_args(Preset):
+        raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, got {preset!r}")
+    root = repository() or Path.cwd()
+    return Store(root / ".varred" / "smoke" if preset == "smoke" else root / "book" / "results")
 
 
 def commit() -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import joblib
-from tqdm.auto import tqdm
+from pydantic import ValidationError
+from tqdm import tqdm
 
-from varred.config import Config, Execution
+from varred.config import Config, Execution, explain
 from varred.record import Run
 from varred.runs import Store, commit
+from varred.timing import estimate
 from varred.train import train
 
 # glibc gives large blocks back to the system at every free, and page faults then cost a fifth of a LeNet step.
@@ -99,3 +101,37 @@ def _on_cluster(
     ]
     for future in as_completed(futures):
         yield future.result()
+
+
+def work_through(
+    phases: Iterable[tuple[str, Sequence[Config]]],
+    store: Store,
+    *,
+    jobs: int = 2,
+    device: str = "auto",
+    times: dict[str, dict[str, float]] | None = None,
+) -> None:
+    """Train a queue's missing runs phase by phase, saying before each what it will take.
+
+    Args:
+        phases: pairs of a name and configs; later ones may depend on the records of those before.
+        store: where records lie.
+        jobs: processes; two single-threaded ones beat one with two threads.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        times: measured times, for the estimate.
+
+    Raises:
+        ValueError: the device is unknown or not there, or ``jobs`` is below 1.
+    """
+    try:
+        execution = Execution(device=device, threads=1 if jobs > 1 else None)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+    execution.resolve()
+    checkpoints = store.folder / "checkpoints"
+    for name, configs in phases:
+        missing = store.missing(configs)
+        seconds = estimate(missing, times or {}, jobs)
+        took = "" if seconds is None or not missing else f", about {seconds / 60:.0f} minutes on the timed machine"
+        print(f"{name}: {len(set(configs)) - len(missing)} recorded, {len(missing)} to train{took}", flush=True)
+        sweep(configs, store, jobs=jobs, execution=execution, checkpoints=checkpoints)

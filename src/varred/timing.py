@@ -11,7 +11,7 @@ from pathlib import Path
 from varred.config import Config, Execution, SVRGRule
 from varred.record import Run
 from varred.runs import Store
-from varred.train import Trainer, device_name
+from varred.train import Trainer, device_name, training_images
 
 STEPS = 300
 REPEATS = 5
@@ -35,6 +35,23 @@ def kind(config: Config) -> str:
     model = " ".join(str(value) for value in config.model.model_dump().values())
     images = f"{config.data.name}, batch {config.batch_size}, {config.data.augmentation}"
     return f"{name}; {model}; {images}, {config.precision}"
+
+
+def estimate(configs: Sequence[Config], times: dict[str, dict[str, float]], jobs: int = 1) -> float | None:
+    """Return the seconds that training the configs takes on the timed machine, evaluations left out.
+
+    None if a kind of configuration among them has not been timed.
+    """
+    total = 0.0
+    for config in configs:
+        own = times.get(kind(config))
+        if own is None:
+            return None
+        steps = -(-training_images(config) // config.batch_size)
+        total += config.epochs * steps * own["step"]
+        if isinstance(config.optimizer, SVRGRule):
+            total += own["snapshot"] * sum(config.optimizer.snapshot.due(epoch) for epoch in range(config.epochs))
+    return total / jobs
 
 
 def measure(config: Config, execution: Execution | None = None) -> dict[str, float | str | int]:

@@ -340,6 +340,17 @@ class Trainer:
         )
 
 
+def training_images(config: Config) -> int:
+    """Return the number of images that the steps of a run draw from."""
+    count = data.training_count(config.data.name, config.data.size)
+    holdout = config.data.holdout
+    if isinstance(holdout, Folds):
+        count -= len(data.fold_indices(count, holdout.folds, holdout.fold)[1])
+    elif holdout is not None:
+        count -= round(count * holdout.fraction)
+    return min(count, config.data.subset or count)
+
+
 def gradient_computations(config: Config) -> int:
     """Return what a run costs, in gradients of single samples: the record's last count, if the run does not diverge.
 
@@ -349,14 +360,7 @@ def gradient_computations(config: Config) -> int:
         >>> gradient_computations(config)
         120000
     """
-    count = data.training_count(config.data.name, config.data.size)
-    holdout = config.data.holdout
-    if isinstance(holdout, Folds):
-        count -= len(data.fold_indices(count, holdout.folds, holdout.fold)[1])
-    elif holdout is not None:
-        count -= round(count * holdout.fraction)
-    count = min(count, config.data.subset or count)
-    rule = config.optimizer
+    count, rule = training_images(config), config.optimizer
     if isinstance(rule, SVRGRule):
         snapshots = sum(rule.snapshot.due(epoch) for epoch in range(config.epochs))
         return count * (2 * config.epochs + snapshots)

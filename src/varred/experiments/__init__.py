@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from varred.config import Config, Preset
+from varred.config import Config
 from varred.experiments import lenet_mnist
 from varred.runs import Store
 
@@ -17,12 +17,12 @@ class Phase(NamedTuple):
     configs: list[Config]
 
 
-CHAPTERS: dict[str, Callable[[Preset, Store], Iterator[tuple[str, list[Config]]]]] = {
-    "12-lenet-mnist": lenet_mnist.queue,
+CHAPTERS: dict[str, Callable[[str, Store], Iterator[tuple[str, list[Config]]]]] = {
+    "12-lenet-mnist": lambda preset, store: lenet_mnist.queue(lenet_mnist.scale(preset), store),
 }
 
 
-def queue(chapter: str, preset: Preset, store: Store) -> Iterator[Phase]:
+def queue(chapter: str, preset: str, store: Store) -> Iterator[Phase]:
     """Yield a chapter's phases in order of need; a phase may depend on the records of those before it.
 
     Raises:

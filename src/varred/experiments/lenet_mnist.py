@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from varred.config import (
     AdaGradRule,
@@ -12,7 +12,6 @@ from varred.config import (
     Data,
     Folds,
     LeNetModel,
-    Preset,
     Rule,
     SGDRule,
     Snapshot,
@@ -23,7 +22,6 @@ from varred.record import Run
 from varred.runs import Store
 
 METHODS = ("Adam", "SGD", "AdaGrad", "SVRG", "STORM")
-FOLDS = 4
 FINALISTS = 3
 WIDENINGS = 2
 SNAPSHOT_BATCH = 160  # the snapshot pass needs no small batches; this size is the fastest on a CPU
@@ -49,13 +47,53 @@ class Scale:
     side_seeds: tuple[int, ...]
     screening_epochs: int
     final_epochs: int | None
+    methods: tuple[str, ...] = METHODS
+    folds: int = 4
 
 
-SCALES: dict[Preset, Scale] = {
-    "smoke": Scale("sample", 2, (1,), (1,), 1, None),
+SCALES: dict[str, Scale] = {
+    "smoke": Scale("sample", 2, (1,), (1,), 1, None, folds=2),
     "cpu": Scale("full", 100, (1, 2, 3, 4, 5), (1, 2, 3), 10, 50),
     "paper": Scale("full", 100, (1,), (1,), 100, None),
 }
+
+
+def scale(preset: str, methods: Sequence[str] = METHODS, seeds: Sequence[int] = (), epochs: int = 0) -> Scale:
+    """Return a preset's scale, with some of it replaced.
+
+    Args:
+        preset: ``"smoke"``, ``"cpu"`` or ``"paper"``.
+        methods: the optimizers to compare.
+        seeds: of all runs but the cross-validation's; none for the preset's own.
+        epochs: of the benchmark and the side experiments; 0 for the preset's own.
+
+    Raises:
+        ValueError: a value is not one of these.
+
+    Example:
+        >>> scale("cpu", seeds=[7]).seeds
+        (7,)
+    """
+    if preset not in SCALES:
+        raise ValueError(f"preset must be one of {', '.join(SCALES)}, got {preset!r}")
+    for method in methods:
+        if method not in METHODS:
+            raise ValueError(f"methods must be among {', '.join(METHODS)}, got {method!r}")
+    if not methods:
+        raise ValueError(f"methods must name at least one of {', '.join(METHODS)}, got none")
+    for seed in seeds:
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"seeds must be whole numbers from 0, got {seed!r}")
+    if not isinstance(epochs, int) or epochs < 0:
+        raise ValueError(f"epochs must be a whole number from 0 (0: the preset's own), got {epochs!r}")
+    own = SCALES[preset]
+    return replace(
+        own,
+        methods=tuple(method for method in METHODS if method in methods),
+        seeds=tuple(seeds) or own.seeds,
+        side_seeds=tuple(seeds) or own.side_seeds,
+        epochs=epochs or own.epochs,
+    )
 
 
 def svrg(learning_rate: float, every: int = 5) -> SVRGRule:
@@ -76,6 +114,16 @@ SELECTED: dict[str, Rule] = {
     "AdaGrad": AdaGradRule(name="adagrad", learning_rate=0.1),
     "SVRG": svrg(0.01),
     "STORM": storm(c=100.0, k=0.1),
+}
+
+
+# Table 4.3: test and train accuracy at the end, one run with seed 1
+SOURCE_ACCURACY: dict[str, tuple[float, float]] = {
+    "Adam": (0.9884, 0.9999),
+    "SGD": (0.9902, 1.0),
+    "AdaGrad": (0.9859, 0.9999),
+    "SVRG": (0.9891, 0.9996),
+    "STORM": (0.9898, 0.9964),
 }
 
 
@@ -131,9 +179,8 @@ def power(exponent: int) -> float:
     return float(f"1e{exponent}")
 
 
-def base(preset: Preset, optimizer: Rule, seed: int, epochs: int | None = None) -> Config:
+def base(scale: Scale, optimizer: Rule, seed: int, epochs: int | None = None) -> Config:
     """Return the chapter's run with an optimizer and a seed: tanh LeNet, batches of 32, table 4.2's 100 epochs."""
-    scale = SCALES[preset]
     return Config(
         data=Data(name="mnist", size=scale.size),  # type: ignore[arg-type]
         model=LeNetModel(name="lenet"),
@@ -145,54 +192,42 @@ def base(preset: Preset, optimizer: Rule, seed: int, epochs: int | None = None) 
 
 
 def benchmark(
-    preset: Preset,
+    scale: Scale,
     rules: dict[str, Rule] | None = None,
-    methods: Sequence[str] = METHODS,
-    seeds: Sequence[int] | None = None,
-    epochs: int | None = None,
 ) -> list[Config]:
     """Return figure 4.4's runs, seed by seed, so that any prefix is a whole comparison or nearly one."""
-    chosen = rules or SELECTED
-    return [
-        base(preset, chosen[method], seed, epochs)
-        for seed in (seeds or SCALES[preset].seeds)
-        for method in methods
-        if method in chosen
-    ]
+    chosen = SELECTED if rules is None else rules
+    return [base(scale, chosen[method], seed) for seed in scale.seeds for method in scale.methods if method in chosen]
 
 
-def granularities(preset: Preset, seeds: Sequence[int] | None = None, epochs: int | None = None) -> list[Config]:
+def granularities(scale: Scale) -> list[Config]:
     """Return STORM's three accumulators at table 4.2's values, seed by seed."""
     return [
-        base(preset, storm(100.0, 0.1, granularity), seed, epochs)
-        for seed in (seeds or SCALES[preset].side_seeds)
+        base(scale, storm(100.0, 0.1, granularity), seed)
+        for seed in scale.side_seeds
         for granularity in ("tensor", "global", "coordinate")
     ]
 
 
-def snapshot_periods(preset: Preset, seeds: Sequence[int] | None = None, epochs: int | None = None) -> list[Config]:
+def snapshot_periods(scale: Scale) -> list[Config]:
     """Return SVRG with a snapshot every 5 epochs and every epoch, seed by seed."""
-    return [
-        base(preset, svrg(0.01, every), seed, epochs)
-        for seed in (seeds or SCALES[preset].side_seeds)
-        for every in (5, 1)
-    ]
+    return [base(scale, svrg(0.01, every), seed) for seed in scale.side_seeds for every in (5, 1)]
 
 
-def folds(preset: Preset, method: str, values: tuple[float, ...], epochs: int) -> list[Config]:
-    """Return one grid point's four runs of the cross-validation."""
-    config = base(preset, rule(method, *values), seed=1, epochs=epochs)
+def folds(scale: Scale, method: str, values: tuple[float, ...], epochs: int) -> list[Config]:
+    """Return one grid point's runs of the cross-validation."""
+    config = base(scale, rule(method, *values), seed=1, epochs=epochs)
     data = config.data
     return [
-        config.replace(data=Data(name=data.name, size=data.size, holdout=Folds(folds=FOLDS, fold=fold)))
-        for fold in range(FOLDS)
+        config.replace(data=Data(name=data.name, size=data.size, holdout=Folds(folds=scale.folds, fold=fold)))
+        for fold in range(scale.folds)
     ]
 
 
-def validation_loss(store: Store, preset: Preset, method: str, values: tuple[float, ...], epochs: int) -> float | None:
+def validation_loss(store: Store, scale: Scale, method: str, values: tuple[float, ...], epochs: int) -> float | None:
     """Return the mean validation loss at the end over the folds; infinite if one diverged, None if one is missing."""
-    runs = store.available(folds(preset, method, values, epochs))
-    if len(runs) < FOLDS:
+    runs = store.available(folds(scale, method, values, epochs))
+    if len(runs) < scale.folds:
         return None
     return float("inf") if any(run.diverged for run in runs) else _mean_validation(runs)
 
@@ -201,12 +236,12 @@ def _mean_validation(runs: Sequence[Run]) -> float:
     return sum(run.final.validation.loss for run in runs if run.final.validation) / len(runs)
 
 
-def screened(store: Store, preset: Preset, method: str) -> dict[tuple[float, ...], float]:
+def screened(store: Store, scale: Scale, method: str) -> dict[tuple[float, ...], float]:
     """Return the screening's mean validation losses that are known, widened grid included."""
-    epochs = SCALES[preset].screening_epochs
+    epochs = scale.screening_epochs
     known: dict[tuple[float, ...], float] = {}
     for values in candidates(method):
-        loss = validation_loss(store, preset, method, values, epochs)
+        loss = validation_loss(store, scale, method, values, epochs)
         if loss is not None:
             known[values] = loss
     return known
@@ -221,13 +256,13 @@ def candidates(method: str) -> list[tuple[float, ...]]:
     return [(power(c), power(k)) for c in wide[0] for k in wide[1]]
 
 
-def widening(store: Store, preset: Preset, method: str) -> list[tuple[float, ...]]:
+def widening(store: Store, scale: Scale, method: str) -> list[tuple[float, ...]]:
     """Return the next points beyond an edge that holds the best value; empty if it lies inside or enough was added.
 
     One factor of ten at a time in the direction of the edge, the other dimension kept, two values at most each way,
     and not beyond a value that diverged.
     """
-    known = screened(store, preset, method)
+    known = screened(store, scale, method)
     if any(values not in known for values in points(method)):
         return []
     best = min(known, key=lambda values: known[values])
@@ -245,29 +280,28 @@ def widening(store: Store, preset: Preset, method: str) -> list[tuple[float, ...
     return added
 
 
-def finalists(store: Store, preset: Preset, method: str) -> list[tuple[float, ...]]:
+def finalists(store: Store, scale: Scale, method: str) -> list[tuple[float, ...]]:
     """Return the three best of the screening, and always the source's own choice."""
-    known = screened(store, preset, method)
+    known = screened(store, scale, method)
     best = sorted((v for v in known if known[v] < float("inf")), key=lambda values: known[values])[:FINALISTS]
-    own = tuned(base(preset, SELECTED[method], 1))
+    own = tuned(base(scale, SELECTED[method], 1))
     return best if own in best else [*best, own]
 
 
-def selected(store: Store, preset: Preset) -> dict[str, tuple[float, ...]]:
+def selected(store: Store, scale: Scale) -> dict[str, tuple[float, ...]]:
     """Return each method's values of least mean validation loss at the last stage, where that stage is complete."""
-    scale = SCALES[preset]
     result = {}
-    for method in METHODS:
+    for method in scale.methods:
         if scale.final_epochs is None:
-            losses: dict[tuple[float, ...], float | None] = dict(screened(store, preset, method))
+            losses: dict[tuple[float, ...], float | None] = dict(screened(store, scale, method))
             if len(losses) < len(points(method)):
                 continue
         else:
-            if len(screened(store, preset, method)) < len(points(method)) or widening(store, preset, method):
+            if len(screened(store, scale, method)) < len(points(method)) or widening(store, scale, method):
                 continue
             losses = {
-                values: validation_loss(store, preset, method, values, scale.final_epochs)
-                for values in finalists(store, preset, method)
+                values: validation_loss(store, scale, method, values, scale.final_epochs)
+                for values in finalists(store, scale, method)
             }
         known = {values: loss for values, loss in losses.items() if loss is not None}
         if len(known) == len(losses) and known:
@@ -275,33 +309,28 @@ def selected(store: Store, preset: Preset) -> dict[str, tuple[float, ...]]:
     return result
 
 
-def queue(preset: Preset, store: Store) -> Iterator[tuple[str, list[Config]]]:
+def queue(scale: Scale, store: Store) -> Iterator[tuple[str, list[Config]]]:
     """Yield the chapter's phases; later ones are decided by the records of earlier ones."""
-    scale = SCALES[preset]
-    yield "benchmark with table 4.2's values", benchmark(preset)
-    yield "STORM's granularities", granularities(preset)
-    yield "SVRG's snapshot period", snapshot_periods(preset)
-    screening = [(method, values) for method in METHODS for values in points(method)]
+    yield "benchmark with table 4.2's values", benchmark(scale)
+    yield "STORM's granularities", granularities(scale)
+    yield "SVRG's snapshot period", snapshot_periods(scale)
+    screening = [(method, values) for method in scale.methods for values in points(method)]
     yield (
         "cross-validation, first stage",
-        [config for method, values in screening for config in folds(preset, method, values, scale.screening_epochs)],
+        [config for method, values in screening for config in folds(scale, method, values, scale.screening_epochs)],
     )
-    if preset == "cpu":
+    if scale.final_epochs is not None:
         for _ in range(WIDENINGS):
-            wider = [(method, values) for method in METHODS for values in widening(store, preset, method)]
+            wider = [(method, values) for method in scale.methods for values in widening(store, scale, method)]
             yield (
                 "cross-validation, wider grid",
-                [
-                    config
-                    for method, values in wider
-                    for config in folds(preset, method, values, scale.screening_epochs)
-                ],
+                [config for method, values in wider for config in folds(scale, method, values, scale.screening_epochs)],
             )
     if scale.final_epochs is not None:
-        final = [(method, values) for method in METHODS for values in finalists(store, preset, method)]
+        final = [(method, values) for method in scale.methods for values in finalists(store, scale, method)]
         yield (
             "cross-validation, second stage",
-            [config for method, values in final for config in folds(preset, method, values, scale.final_epochs or 0)],
+            [config for method, values in final for config in folds(scale, method, values, scale.final_epochs or 0)],
         )
-    ours = {method: rule(method, *values) for method, values in selected(store, preset).items()}
-    yield "benchmark with our selected values", benchmark(preset, {m: r for m, r in ours.items() if r != SELECTED[m]})
+    ours = {method: rule(method, *values) for method, values in selected(store, scale).items()}
+    yield "benchmark with our selected values", benchmark(scale, {m: r for m, r in ours.items() if r != SELECTED[m]})

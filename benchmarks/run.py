@@ -1,0 +1,256 @@
+"""Speed as ratios, each measured inside one run: ``make bench``.
+
+Every ratio compares two ways to do the same work on this machine, alternating between them, and is the median over
+rounds. Run it with nothing else running. The table is printed and written to ``book/results/times/bench.json``, which
+the book shows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.optim import SGD
+from torch.utils.data import DataLoader
+
+from varred import data
+from varred.config import Config, Execution
+from varred.models import LeNet
+from varred.optim import STORM, SVRG
+from varred.runs import Store
+from varred.sweep import sweep
+from varred.train import Trainer, device_name
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 7
+DEVICE = Execution().resolve()
+
+
+def synchronize() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    synchronize()
+    start = time.perf_counter()
+    work()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def ratio(first: Callable[[], Any], second: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, float, float]:
+    """Return median, least and largest of first / second over rounds, after one round of warming up."""
+    values = []
+    for index in range(rounds + 1):
+        a, b = seconds(first), seconds(second)
+        if index:
+            values.append(a / b)
+    return statistics.median(values), min(values), max(values)
+
+
+def config(rule: dict[str, Any], **changes: Any) -> Config:
+    settings: dict[str, Any] = {
+        "data": {"name": "mnist", "subset": 9600},
+        "model": {"name": "lenet"},
+        "optimizer": rule,
+        "batch_size": 32,
+        "epochs": 1,
+        "seed": 0,
+    }
+    return Config(**{**settings, **changes})
+
+
+SVRG_RULE = {"name": "svrg", "base": {"name": "sgd", "learning_rate": 0.01}, "snapshot": {"batch_size": 160}}
+STORM_RULE = {"name": "storm", "k": 0.1, "c": 100.0, "granularity": "tensor"}
+SGD_RULE = {"name": "sgd", "learning_rate": 0.01}
+
+
+def bare(trainer: Trainer, times: int) -> None:
+    """The work that can't be avoided: gather, forward and backward ``times`` over, then the base optimizer's step."""
+    optimizer = SGD(trainer.model.parameters(), lr=0.01)
+    for repeat in range(times):
+        for batch in trainer.batches(0):
+            optimizer.zero_grad()
+            trainer.closure(batch)
+            if repeat == times - 1:
+                optimizer.step()
+
+
+def svrg_epoch() -> tuple[float, float, float]:
+    trainer, plain = Trainer(config(SVRG_RULE)), Trainer(config(SGD_RULE))
+    trainer.model.train()
+    assert isinstance(trainer.optimizer, SVRG)
+
+    def epoch() -> None:
+        trainer.snapshot(0)
+        for batch in trainer.batches(0):
+            trainer.step(batch)
+
+    return ratio(epoch, lambda: bare(plain, 3))
+
+
+def storm_epoch() -> tuple[float, float, float]:
+    trainer, plain = Trainer(config(STORM_RULE)), Trainer(config(SGD_RULE))
+    trainer.model.train()
+    assert isinstance(trainer.optimizer, STORM)
+
+    def epoch() -> None:
+        for batch in trainer.batches(0):
+            trainer.step(batch)
+
+    return ratio(epoch, lambda: bare(plain, 2))
+
+
+class _Images(torch.utils.data.Dataset[tuple[Any, int]]):
+    """MNIST as torchvision serves it: a PIL image a sample, ToTensor and Normalize."""
+
+    def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        from PIL import Image
+        from torchvision import transforms
+
+        self.inputs, self.targets = inputs[:, 0], targets
+        self.image = Image.fromarray
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(self.image(self.inputs[index].numpy())), int(self.targets[index])
+
+
+def usual_loop() -> tuple[float, float, float]:
+    source = data.load("mnist")
+    chosen = torch.randperm(60000, generator=data.generator(0, "bench"))[:9600]
+    images = _Images(source.train_inputs[chosen], source.train_targets[chosen])
+    model = LeNet().to(DEVICE)
+    optimizer = SGD(model.parameters(), lr=0.01)
+
+    def usual(workers: int) -> None:
+        for inputs, targets in DataLoader(images, batch_size=32, shuffle=True, num_workers=workers):
+            inputs, targets = inputs.to(DEVICE), targets.to(DEVICE)
+            optimizer.zero_grad()
+            functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+
+    trainer = Trainer(config(SGD_RULE))
+    trainer.model.train()
+    faster = min((0, 2), key=lambda workers: min(seconds(lambda: usual(workers)) for _ in range(2)))
+
+    def ours() -> None:
+        for batch in trainer.batches(0):
+            trainer.step(batch)
+
+    return ratio(lambda: usual(faster), ours, rounds=5)
+
+
+def sweep_of_eight() -> tuple[float, float, float]:
+    """Eight runs, two processes of one thread, against one after another with all cores; processes included."""
+    configs = [config(SGD_RULE, seed=seed, epochs=3) for seed in range(8)]
+
+    def together() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            sweep(configs, Store(folder), jobs=2, execution=Execution(device="cpu", threads=1))
+
+    def one_by_one() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            sweep(configs, Store(folder), jobs=1, execution=Execution(device="cpu", threads=os.cpu_count()))
+
+    return ratio(one_by_one, together, rounds=2)
+
+
+def augmentation() -> tuple[float, float, float]:
+    """Images a second: the vectorised crop and flip against torchvision's transforms in a DataLoader, two workers."""
+    from PIL import Image
+    from torchvision import transforms
+
+    sample = data.load("cifar10", "sample").train_inputs
+    padded = functional.pad(sample, (4, 4, 4, 4)).float().permute(0, 2, 3, 1).contiguous().to(DEVICE)
+    order = torch.randperm(len(sample)).to(DEVICE)
+    chain = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5,) * 3, (0.25,) * 3),
+        ]
+    )
+
+    class Cifar(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 10 * len(sample)
+
+        def __getitem__(self, index: int) -> Any:
+            return chain(Image.fromarray(sample[index % len(sample)].permute(1, 2, 0).numpy()))
+
+    def theirs() -> None:
+        for images in DataLoader(Cifar(), batch_size=128, num_workers=2):
+            images.to(DEVICE)
+
+    def ours() -> None:
+        for _ in range(10):
+            draw = data.Augmentation.draw(len(sample), 0, 0).to(DEVICE)
+            for part in order.split(128):
+                draw.apply(padded, part, 32)
+
+    return ratio(theirs, ours, rounds=3)
+
+
+def import_time() -> tuple[float, float, float]:
+    """Seconds that importing the optimizers adds to importing torch, in fresh interpreters."""
+
+    def once(extra: str) -> float:
+        code = f"import time, torch; start = time.perf_counter(); {extra}; print(time.perf_counter() - start)"
+        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    values = [once("from varred.optim import SVRG, STORM") for _ in range(5)]
+    return statistics.median(values), min(values), max(values)
+
+
+MEASUREMENTS: dict[str, tuple[Callable[[], tuple[float, float, float]], str, float]] = {
+    "SVRG epoch / (3 x gather, forward, backward + step), LeNet": (svrg_epoch, "at most", 1.03),
+    "STORM epoch / (2 x gather, forward, backward + step), LeNet": (storm_epoch, "at most", 1.06),
+    "usual PyTorch loop / ours, MNIST": (usual_loop, "at least", 1.8),
+    "8 runs one by one / as a sweep on 2 processes": (sweep_of_eight, "at least", 1.25),
+    "torchvision transforms, 2 workers / vectorised augmentation, CIFAR": (augmentation, "at least", 3.0),
+    "seconds that varred.optim adds to importing torch": (import_time, "at most", 0.15),
+}
+
+
+def main() -> None:
+    rows = []
+    for name, (measure, sense, bound) in MEASUREMENTS.items():
+        middle, low, high = measure()
+        met = middle <= bound if sense == "at most" else middle >= bound
+        rows.append(
+            {"what": name, "median": middle, "least": low, "largest": high, "bound": f"{sense} {bound}", "met": met}
+        )
+        print(
+            f"{name:70s} {middle:6.3f} [{low:.3f}, {high:.3f}]  {sense} {bound}: {'met' if met else 'NOT MET'}",
+            flush=True,
+        )
+    machine = {
+        "device": device_name(DEVICE),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    path = ROOT / "book" / "results" / "times" / "bench.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

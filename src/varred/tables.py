@@ -1,0 +1,99 @@
+"""Tables from records: the source's numbers beside ours, paired differences, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from varred.claims import Verdict
+from varred.contrasts import Contrast, Value
+from varred.record import Run
+from varred.runs import Store
+
+
+def recorded(phases: Sequence[tuple[str, Sequence[object]]], store: Store) -> pd.DataFrame:
+    """Return how many of each phase's runs have a record: what is not there is named, not hidden."""
+    rows = []
+    for name, configs in phases:
+        there = sum(config in store for config in configs)  # type: ignore[operator]
+        rows.append({"runs": name, "planned": len(configs), "recorded": there, "missing": len(configs) - there})
+    return pd.DataFrame(rows).set_index("runs")
+
+
+def summary(values: Sequence[float], digits: int = 4) -> str:
+    """Write mean and sample standard deviation, as in ``0.9884 ± 0.0005``; a single value stands alone.
+
+    Example:
+        >>> summary([0.5, 0.7], 2)
+        '0.60 ± 0.14'
+    """
+    if not values:
+        return "not run"
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+
+
+def accuracies(runs: Mapping[str, Sequence[Run]], source: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
+    """Set final test and training accuracies beside the source's: mean and sample standard deviation over seeds."""
+    rows = []
+    for method, (test, train) in source.items():
+        own = runs.get(method, [])
+        rows.append(
+            {
+                "method": method,
+                "test, source": f"{test:.4f}",
+                "test, ours": summary([run.final.test.accuracy for run in own]),
+                "train, source": f"{train:.4f}",
+                "train, ours": summary([run.final.train.accuracy for run in own]),
+                "seeds": len(own),
+                "diverged": sum(run.diverged is not None for run in own),
+            }
+        )
+    return pd.DataFrame(rows).set_index("method")
+
+
+def finals(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, Value], digits: int = 4) -> pd.DataFrame:
+    """Return one row a method, one column a value: mean and sample standard deviation over seeds."""
+    rows = [
+        {"method": method}
+        | {name: summary([value(run) for run in own], digits) for name, value in columns.items()}
+        | {"seeds": len(own)}
+        for method, own in runs.items()
+    ]
+    return table(rows, "method")
+
+
+def table(rows: Sequence[Mapping[str, object]], index: str) -> pd.DataFrame:
+    """Return rows as a frame under an index; a frame that says so where there are none yet.
+
+    Example:
+        >>> table([], "method").iloc[0, 0]
+        'not run yet'
+    """
+    return pd.DataFrame(rows).set_index(index) if rows else pd.DataFrame({index: ["not run yet"]})
+
+
+def differences(contrasts: Sequence[Contrast], digits: int = 4) -> pd.DataFrame:
+    """Return paired differences with 95 % Student intervals and the mark of Holm's correction."""
+    if not contrasts:
+        return pd.DataFrame({"difference": ["not decided yet: the runs are not all recorded"]})
+    rows = [
+        {
+            "difference": c.name,
+            "mean": f"{c.mean:+.{digits}f}",
+            "95 % interval": f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]" if np.isfinite(c.low) else "one seed",
+            "p": f"{c.p:.2g}" if np.isfinite(c.low) else "",
+            "significant (Holm)": "yes" if c.significant else "no",
+            "seeds": c.seeds,
+        }
+        for c in contrasts
+    ]
+    return pd.DataFrame(rows).set_index("difference")
+
+
+def verdicts(judged: Sequence[Verdict]) -> pd.DataFrame:
+    """Return claims, verdicts and reasons."""
+    rows = [{"claim": v.claim, "verdict": v.word, "reason": v.reason} for v in judged]
+    return pd.DataFrame(rows).set_index("claim")
