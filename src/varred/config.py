@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, Optimizer
 
-from varred.models import MLP, LeNet
+from varred.models import MLP, LeNet, resnet18, resnet101
 from varred.models.layers import Activation, Normalization
 from varred.optim import STORM, SVRG
 
@@ -95,6 +95,22 @@ class MLPModel(Frozen):
         """Return the network for images of ``shape`` (channels, height, width)."""
         inputs = shape[0] * shape[1] * shape[2]
         return MLP((inputs, *self.hidden, classes), self.activation, self.normalization)
+
+
+class ResNetModel(Frozen):
+    """:class:`varred.models.ResNet`: ResNet18, or ResNet101 in both of its forms."""
+
+    name: Literal["resnet18", "resnet101", "resnet101_basic"]
+    width: Count = 64
+    normalization: Normalization = "batch"
+    activation: Activation = "relu"
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """Return the network for images of ``shape`` (channels, height, width)."""
+        if self.name == "resnet18":
+            return resnet18(self.width, self.normalization, self.activation, shape[0], classes)
+        block: Literal["basic", "bottleneck"] = "basic" if self.name == "resnet101_basic" else "bottleneck"
+        return resnet101(block, self.width, self.normalization, self.activation, shape[0], classes)
 
 
 class SGDRule(Frozen):
@@ -190,7 +206,7 @@ class STORMRule(Frozen):
         return STORM(model.parameters(), self.k, self.c, self.w0, self.granularity, self.clip, buffers=model.buffers())
 
 
-Model = Annotated[LeNetModel | MLPModel, Field(discriminator="name")]
+Model = Annotated[LeNetModel | MLPModel | ResNetModel, Field(discriminator="name")]
 Rule = Annotated[SGDRule | AdamRule | AdaGradRule | SVRGRule | STORMRule, Field(discriminator="name")]
 
 

@@ -2,5 +2,6 @@
 
 from varred.models.lenet import LeNet
 from varred.models.mlp import MLP
+from varred.models.resnet import ResNet, resnet18, resnet101
 
-__all__ = ["MLP", "LeNet"]
+__all__ = ["MLP", "LeNet", "ResNet", "resnet18", "resnet101"]

@@ -395,4 +395,5 @@ def gradient_quotient(gradient: FullGradient, w: Tensor, eps: float = 1e-5, *, t
         after = g - product
     else:
         after = gradient(w - g)
-    return (after / (g + eps_signed) - 1).abs().mean()
+    quotient: Tensor = (after / (g + eps_signed) - 1).abs().mean()
+    return quotient

@@ -1,0 +1,52 @@
+"""Parameter counts, and that normalization=none really removes the layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from varred.models import MLP, LeNet, resnet18, resnet101
+
+
+@pytest.mark.parametrize(
+    ("build", "count"),
+    [
+        (lambda: LeNet(), 61_706),
+        (lambda: LeNet("relu", "batch", 3, 32), 62_006 + 2 * (6 + 16 + 120 + 84)),
+        (lambda: MLP((784, 512, 512, 10)), 669_706),
+        (lambda: resnet18(), 11_173_962),
+        (lambda: resnet18(normalization="none"), 11_164_362),
+        (lambda: resnet101("basic"), 41_399_716),
+        (lambda: resnet101("basic", normalization="none"), 41_365_284),
+        (lambda: resnet101("bottleneck"), 42_697_380),
+        (lambda: resnet101("bottleneck", normalization="none"), 42_592_036),
+    ],
+)
+def test_parameter_counts(build: object, count: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in build().parameters()) == count
+
+
+@pytest.mark.parametrize("build", [LeNet, MLP, resnet18, resnet101])
+def test_without_normalization_no_such_layer_is_left(build: object) -> None:
+    with torch.device("meta"):
+        kinds = {type(m) for m in build(normalization="none").modules()}
+        assert not kinds & {nn.BatchNorm1d, nn.BatchNorm2d}
+        assert {type(m) for m in build(normalization="batch").modules()} & {nn.BatchNorm1d, nn.BatchNorm2d}
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_a_narrow_resnet_runs_and_reaches_every_parameter(normalization: str) -> None:
+    model = resnet18(width=2, normalization=normalization)
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.parameters())
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="activation must be one of tanh, relu, elu, got 'gelu'"):
+        LeNet("gelu")
+    with pytest.raises(ValueError, match="normalization must be one of none, batch, got 'layer'"):
+        resnet18(normalization="layer")
+    with pytest.raises(ValueError, match="size must be 28 or 32, got 64"):
+        LeNet(size=64)
