@@ -12,8 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from varred import experiments, runs, timing
-from varred.claims import page as claims_page
+from varred import claims, experiments, runs, timing
 from varred.config import Execution, explain
 from varred.runs import Store, repository, verify
 from varred.sweep import work_through
@@ -62,14 +61,21 @@ def verify_records(
 
 
 @app.command()
-def claims() -> None:
-    """Write book/claims.md: the verdict on every claim, computed from the records."""
+def pages() -> None:
+    """Write what the prose pages compute from records: claims.md, bench.md and the index page's picture."""
     root = repository()
     if root is None:
-        raise ValueError("claims are judged in the repository, not in an installed package: clone it")
-    text = claims_page(root / "book" / "claims.yml", runs.results("cpu"))
-    (root / "book" / "claims.md").write_text(text)
-    print(f"wrote {Path('book', 'claims.md')}")
+        raise ValueError("pages are written in the repository, not in an installed package: clone it")
+    from varred import figures  # matplotlib is slow to import
+
+    store = runs.results("cpu")
+    book = root / "book"
+    (book / "claims.md").write_text(claims.page(book / "claims.yml", store))
+    (book / "bench.md").write_text(timing.bench_page(store.folder / "times" / "bench.json"))
+    figures.use_style()
+    metadata = {"Date": None}
+    figures.overview(claims.benchmark_runs(store)).savefig(book / "_static" / "overview.svg", metadata=metadata)
+    print("wrote book/claims.md, book/bench.md and book/_static/overview.svg")
 
 
 @app.command()

@@ -270,7 +270,7 @@ def page(path: Path, store: Store) -> str:
         "",
         "Every claim that a chapter examines, the criterion it is judged by, and the verdict. A criterion is committed",
         "before the runs it judges; the verdicts are computed from the run records. This page is written by",
-        "`python -m varred claims`; a test holds it to the records.",
+        "`python -m varred pages`; a test holds it to the records.",
         "",
     ]
     for claim in read(path).values():

@@ -245,3 +245,23 @@ def band(
     drawn = ax.plot(position, values.mean(0), label=label, **style)[0]
     if len(runs) > 1:
         ax.fill_between(position, values.min(0), values.max(0), color=drawn.get_color(), alpha=0.18, linewidth=0)
+
+
+def overview(runs: Mapping[str, Sequence[Run]]) -> Figure:
+    """Draw the book's question: test loss against training loss along each method's path, first to last epoch.
+
+    Read right to left, as training proceeds: at equal training loss, is one method's test loss lower?
+    """
+    figure, (left, right) = new_figure(1, 2, figsize=(7.6, 3.8))
+    for method, own in runs.items():
+        if own:
+            band(left, own, lambda run: run.passes, "test_loss", **line(method))
+            train = np.mean([run.curves.train_loss[1:] for run in own], axis=0)
+            test = np.mean([run.curves.test_loss[1:] for run in own], axis=0)
+            _ = right.plot(train, test, **line(method))
+            _ = right.plot(train[-1:], test[-1:], "o", color=METHODS[method][0], markersize=5, label="_")
+    left.set(xscale="log", yscale="log", xlabel="gradient computations (passes)", title="test loss (nats)")
+    right.set(xscale="log", yscale="log", xlabel="training loss (nats)", title="test loss (nats)")
+    if any(runs.values()):
+        left.legend(fontsize=9)
+    return figure

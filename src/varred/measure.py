@@ -136,7 +136,8 @@ def gradient_noise(
 
 
 def _norm(values: Sequence[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(values))))
+    length: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(values))))
+    return length
 
 
 class _Moments:

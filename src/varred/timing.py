@@ -123,3 +123,17 @@ def update(path: Path, configs: Sequence[Config], execution: Execution | None = 
 def times_path(store: Store) -> Path:
     """Return the file of measured times that belongs to a store."""
     return store.folder / "times" / "cpu.json"
+
+
+def bench_page(path: Path) -> str:
+    """Return the table of ``make bench`` as the book shows it; a sentence that says so where there is none."""
+    if not path.exists():
+        return "Not measured yet: `make bench`.\n"
+    report = json.loads(path.read_text())
+    machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
+    lines = ["| ratio | median | range | bound | |", "|---|---|---|---|---|"]
+    for row in report["rows"]:
+        met = "met" if row["met"] else "**not met**"
+        span = f"{row['least']:.3f} to {row['largest']:.3f}"
+        lines.append(f"| {row['what']} | {row['median']:.3f} | {span} | {row['bound']} | {met} |")
+    return "\n".join([*lines, "", f"Measured on: {machine}."]) + "\n"

@@ -321,10 +321,8 @@ def storm(
     return path
 
 
-def storm_constant(
-    gradient: SampleGradient, w: Tensor, samples: Iterable[Any], learning_rate: float, a: float
-) -> Path:
-    r"""STORM's recursion at constant :math:`\eta` and :math:`a`: :math:`d \leftarrow g_t(w_t) + (1-a)(d - g_t(w_{t-1}))`."""
+def storm_constant(gradient: SampleGradient, w: Tensor, samples: Iterable[Any], learning_rate: float, a: float) -> Path:
+    r"""STORM's recursion at constant step and momentum: :math:`d \leftarrow g_t(w_t) + (1-a)(d - g_t(w_{t-1}))`."""
     path = [w]
     previous = w
     d = torch.zeros_like(w)
@@ -370,7 +368,7 @@ def mars(
 def quasi_hyperbolic_momentum(
     gradient: SampleGradient, w: Tensor, samples: Iterable[Any], learning_rate: float, beta: float, nu: float
 ) -> Path:
-    r"""Ma and Yarats (2019): step along :math:`(1-\nu) g_t + \nu e_t`, :math:`e_t` the exponential mean of gradients."""
+    r"""Ma and Yarats (2019): step along :math:`(1-\nu) g_t + \nu e_t`, with :math:`e_t` the gradients' mean."""
     path = [w]
     mean = torch.zeros_like(w)
     for i in samples:
@@ -384,7 +382,8 @@ def quasi_hyperbolic_momentum(
 def gradient_quotient(gradient: FullGradient, w: Tensor, eps: float = 1e-5, *, taylor: bool = True) -> Tensor:
     r"""MetaInit's gradient quotient (source 000, equation 2.13).
 
-    :math:`\frac1N \| \frac{g - Hg}{g + \epsilon_s} - 1 \|_1` with :math:`\epsilon_s = \epsilon (2 \cdot 1[g \ge 0] - 1)`.
+    :math:`\frac1N \| \frac{g - Hg}{g + \epsilon_s} - 1 \|_1` with
+    :math:`\epsilon_s = \epsilon (2 \cdot 1[g \ge 0] - 1)`.
     ``taylor=False`` puts the exact :math:`g(w - g(w))` in place of its Taylor form :math:`g - Hg`, the one that the
     published code computes.
     """

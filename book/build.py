@@ -1,0 +1,234 @@
+"""The book's own command line: execute chapters, render pages, run a chapter, make the student edition.
+
+``make`` calls it; ``python book/build.py --help`` lists the commands.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import jupytext
+import nbformat
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+ROOT = Path(os.environ.get("VARRED_ROOT", Path(__file__).resolve().parents[1]))
+TEXT, CHAPTERS, BUILD = ROOT / "book" / "text", ROOT / "book" / "chapters", ROOT / "_build"
+
+
+def names() -> list[str]:
+    """The chapters, in the order of their numbers."""
+    return sorted(path.stem for path in TEXT.glob("*.md"))
+
+
+def read_text(name: str) -> nbformat.NotebookNode:
+    """Read a chapter's text as a notebook without outputs."""
+    notebook = jupytext.read(TEXT / f"{name}.md", fmt="md:myst")
+    notebook.metadata.pop("jupytext", None)
+    for place, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{place:03d}"  # random ids would change every file at every execution
+    return notebook
+
+
+def source_hash(notebook: nbformat.NotebookNode) -> str:
+    """Hash what was executed: the code cells' sources."""
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:16]
+
+
+def parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
+    """Read names and defaults from the parameters cell, which holds plain literals only."""
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            body = ast.parse(cell.source).body
+            return {
+                node.targets[0].id: ast.literal_eval(node.value)
+                for node in body
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+            }
+    return {}
+
+
+def execute(name: str, target: Path, values: dict[str, Any] | None = None) -> str | None:
+    """Execute one chapter through papermill; return None, or the error in one line."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = target.with_name(f".{target.stem}.source.ipynb")
+    partial = target.with_name(f".{target.stem}.partial.ipynb")
+    nbformat.write(read_text(name), source)
+    environment = {**os.environ, "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    code = "import sys, json, papermill; papermill.execute_notebook(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]),"
+    code += " progress_bar=False, log_output=False, kernel_name='python3', record_timing=False)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(source), str(partial), json.dumps(values or {})],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    source.unlink()
+    if done.returncode:
+        partial.unlink(missing_ok=True)
+        lines = [line for line in done.stderr.strip().split("\n") if line.strip()]
+        last = next(
+            (x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt|Warning)\b", x)), lines[-1]
+        )
+        return re.sub(r"\x1b\[[0-9;]*m", "", last)
+    notebook = nbformat.read(partial, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+    notebook.metadata["varred"] = {"source": source_hash(read_text(name))}
+    notebook.metadata.pop("language_info", None)
+    nbformat.write(notebook, partial)
+    partial.replace(target)
+    return None
+
+
+def execute_all(chosen: list[str], folder: Path, jobs: int) -> None:
+    """Execute chapters, ``jobs`` at a time; say which failed and exit non-zero, but let the others finish."""
+
+    def one(name: str) -> tuple[str, str | None]:
+        return name, execute(name, folder / f"{name}.ipynb")
+
+    failures = 0
+    with ThreadPoolExecutor(jobs) as pool:
+        for name, error in pool.map(one, chosen):
+            failures += error is not None
+            print(f"{name}: {'executed' if error is None else 'FAILED: ' + error}", flush=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def chapters(
+    chosen: Annotated[list[str] | None, typer.Argument(help="names; all by default")] = None, jobs: int = 2
+) -> None:
+    """Execute the texts into book/chapters, whose only writer this is."""
+    execute_all(_known(chosen or names()), CHAPTERS, jobs)
+    for path in CHAPTERS.glob("*.ipynb"):
+        if path.stem not in names():
+            path.unlink()
+
+
+@app.command()
+def render(jobs: int = 2) -> None:
+    """Execute every chapter into _build and render the HTML book there; nothing outside _build changes."""
+    executed = BUILD / "executed"
+    execute_all(names(), executed, jobs)
+    site = BUILD / "site"
+    shutil.rmtree(site, ignore_errors=True)
+    (site / "book" / "chapters").mkdir(parents=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, site)
+    for page in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib")]:
+        shutil.copy(page, site / "book")
+    shutil.copytree(ROOT / "book" / "_static", site / "book" / "_static")
+    for name in names():
+        shutil.copy(executed / f"{name}.ipynb", site / "book" / "chapters")
+    command = ["jupyter-book", "build", str(site), "-W", "-n", "--keep-going", "--all"]
+    log = BUILD / "render.log"
+    with log.open("w") as stream:
+        done = subprocess.run(
+            [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", *command[1:]],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+        )
+    lines = log.read_text().split("\n")
+    problems = [line for line in lines if "WARNING" in line or "ERROR" in line or "Error" in line]
+    if done.returncode:
+        print("\n".join(problems[:40]) or "\n".join(lines[-20:]))
+        raise _fail(f"rendering failed; the whole log is {log.relative_to(ROOT)}")
+    print(f"the book is {site / '_build' / 'html' / 'index.html'}")
+
+
+@app.command()
+def run(
+    chapter: Annotated[str, typer.Argument(help="for example 12-lenet-mnist")],
+    preset: Annotated[str, typer.Option(help="smoke, cpu or paper; experiment chapters only")] = "",
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="NAME=VALUE, VALUE a Python literal")] = None,
+) -> None:
+    """Check the parameters, print the papermill line, execute a chapter with them, training what is missing."""
+    _known([chapter])
+    defaults = parameters(read_text(chapter))
+    values = _values(chapter, defaults, preset, parameter or [])
+    target = BUILD / "run" / f"{chapter}{'.' + preset if preset else ''}.ipynb"
+    shown = " ".join(
+        f"-p {name} {value}" if not isinstance(value, list) else f"-y '{name}: {value}'"
+        for name, value in values.items()
+    )
+    print(f"jupytext --to ipynb -o {chapter}.ipynb book/text/{chapter}.md")
+    print(f"papermill {chapter}.ipynb out.ipynb {shown}", flush=True)
+    error = execute(chapter, target, values)
+    if error is not None:
+        raise _fail(error)
+    print(f"executed: {target.relative_to(ROOT)}")
+
+
+def _values(chapter: str, defaults: dict[str, Any], preset: str, given: list[str]) -> dict[str, Any]:
+    pairs = [item.partition("=") for item in given]
+    values: dict[str, Any] = {}
+    for name, equals, text in pairs:
+        if not equals:
+            raise _fail(f"{name!r} is not of the form NAME=VALUE")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    if preset:
+        values["preset"] = preset
+    if "train" in defaults:
+        values.setdefault("train", True)
+    for name, value in values.items():
+        if name not in defaults:
+            raise _fail(f"{chapter} has no parameter {name!r}: choose among {', '.join(defaults)}")
+        wanted = type(defaults[name])
+        if wanted is float and type(value) is int:
+            values[name] = float(value)
+        elif type(value) is not wanted:
+            raise _fail(f"{name} must be of type {wanted.__name__} (default {defaults[name]!r}), got {value!r}")
+    return values
+
+
+@app.command()
+def student() -> None:
+    """Write the notebooks without solutions and without outputs into _build/student."""
+    folder = BUILD / "student"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names():
+        notebook = read_text(name)
+        notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", [])]
+        nbformat.write(notebook, folder / f"{name}.ipynb")
+    print(f"{len(names())} notebooks without solutions: {folder.relative_to(ROOT)}")
+
+
+@app.command()
+def experiments() -> None:
+    """Print the names of the chapters that train: those with a parameter ``preset``."""
+    print("\n".join(name for name in names() if "preset" in parameters(read_text(name))))
+
+
+def _known(chosen: list[str]) -> list[str]:
+    for name in chosen:
+        if name not in names():
+            raise _fail(f"there is no chapter {name!r}: choose among {', '.join(names())}")
+    return chosen
+
+
+def _fail(message: str) -> typer.Exit:
+    print(message, file=sys.stderr)
+    return typer.Exit(2)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,126 @@
+"""pyproject.toml, constraints.txt and environment.yml say the same; the wheel stands alone; claims came first."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from varred import claims, runs, timing
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def pins() -> dict[str, Version]:
+    lines = (ROOT / "constraints.txt").read_text().split()
+    pairs = [line.split("==") for line in lines]
+    return {canonicalize_name(name): Version(version) for name, version in pairs}
+
+
+@pytest.mark.parametrize("text", [*PROJECT["dependencies"], *(item for extra in EXTRAS.values() for item in extra)])
+def test_every_dependency_is_pinned_within_its_bounds(text: str) -> None:
+    requirement = Requirement(text)
+    pinned = pins()
+    assert canonicalize_name(requirement.name) in pinned, "run make constraints"
+    assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_conda_users_get_the_same() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert f"python{PROJECT['requires-python']}" in environment["dependencies"]
+    commands = next(item for item in environment["dependencies"] if isinstance(item, dict))["pip"]
+    assert commands == ["--constraint constraints.txt", f"--editable .[{','.join(('book', 'test', 'dask'))}]"]
+    assert set(EXTRAS) == {"book", "test", "dask"}
+    assert "'.[book,test,dask]'" in (ROOT / "Makefile").read_text()
+
+
+def test_the_wheel_holds_the_package_alone_and_runs_outside_the_clone(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "varred/py.typed" in names
+    assert all(name.startswith(("varred/", "varred-")) for name in names)
+    venv.create(tmp_path / "venv", with_pip=False, system_site_packages=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    target = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    zipfile.ZipFile(wheel).extractall(target)
+    # torch comes from this environment's packages, varred from the wheel alone.
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    code = (
+        "import sys, doctest; sys.path.append(sys.argv[1]); import varred.optim.svrg as module; "
+        "assert module.__file__.startswith(sys.argv[2]), module.__file__; "
+        "result = doctest.testmod(module); assert result.attempted and not result.failed; print('ok')"
+    )
+    done = subprocess.run([python, "-c", code, site, target], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout.strip() == "ok", done.stderr
+
+
+def test_importing_the_optimizers_loads_torch_and_nothing_heavy_else() -> None:
+    code = "import sys, torch; before = set(sys.modules); import varred.optim; print(*(set(sys.modules) - before))"
+    added = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {name.split(".")[0] for name in added} <= {"varred", "torch"}
+
+
+def test_bad_command_lines_give_one_line(tmp_path: Path) -> None:
+    for arguments, message in (
+        (["train", "99-nothing"], "has no runs: choose one of"),
+        (["train", "12-lenet-mnist", "--preset", "huge"], "preset must be one of smoke, cpu, paper, got 'huge'"),
+        (["train", "12-lenet-mnist", "--preset", "smoke", "--jobs", "0"], "jobs must be at least 1, got 0"),
+        (["train", "12-lenet-mnist", "--preset", "smoke", "--device", "tpu"], "got 'tpu'"),
+    ):
+        folder = ["--folder", str(tmp_path)] if arguments[0] == "train" else []
+        done = subprocess.run(
+            [sys.executable, "-m", "varred", *arguments, *folder], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert message in done.stderr.strip().split("\n")[-1]
+        assert "Traceback" not in done.stderr
+
+
+def test_every_claim_has_a_judge_and_the_page_is_computed() -> None:
+    declared = claims.read(ROOT / "book" / "claims.yml")
+    assert set(declared) == set(claims.JUDGES)
+    assert (ROOT / "book" / "claims.md").read_text() == claims.page(
+        ROOT / "book" / "claims.yml", runs.results("cpu")
+    ), "run python -m varred pages"
+    bench = runs.results("cpu").folder / "times" / "bench.json"
+    assert (ROOT / "book" / "bench.md").read_text() == timing.bench_page(bench), "run python -m varred pages"
+
+
+def test_criteria_were_committed_before_the_records_they_judge() -> None:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    if not git("rev-parse", "HEAD") or git("rev-parse", "--is-shallow-repository") == "true":
+        pytest.skip("the history is not here")
+    commits = {run.provenance.commit for run in runs.results("cpu").all()}
+    current = (ROOT / "book" / "claims.yml").read_text()
+    for commit in commits:
+        assert re.fullmatch(r"[0-9a-f]{12}", commit), "records are trained from a clean commit"
+        if git("cat-file", "-t", commit) == "commit":
+            then = yaml.safe_load(git("show", f"{commit}:book/claims.yml"))
+            now = yaml.safe_load(current)
+            assert {name: now.get(name) for name in then} == then
