@@ -49,7 +49,7 @@ METHODS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def line(method: str) -> dict[str, object]:
+def line(method: str) -> dict[str, Any]:
     """Return the keyword arguments that draw ``method`` the same way in every figure.
 
     Example:
