@@ -20,7 +20,7 @@ from varred.train import Trainer, train
 def repository() -> Path | None:
     """Return the root of the repository this package is imported from, or None."""
     root = Path(__file__).resolve().parents[2]
-    return root if (root / "book" / "results").is_dir() else None
+    return root if (root / "_toc.yml").is_file() else None
 
 
 def results(preset: str) -> Store:

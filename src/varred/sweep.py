@@ -128,7 +128,7 @@ def work_through(
     except ValidationError as error:
         raise ValueError(explain(error)) from None
     execution.resolve()
-    checkpoints = store.folder / "checkpoints"
+    checkpoints = store.folder / ".checkpoints"
     for name, configs in phases:
         missing = store.missing(configs)
         seconds = estimate(missing, times or {}, jobs)
