@@ -71,10 +71,7 @@ def prepare(config: Config, device: torch.device) -> Parts:
         return values.to(device)
 
     def part(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = standardize(images)
-        if source.shape[0] > 1:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        return inputs, targets.to(device)
+        return standardize(images).contiguous(memory_format=torch.channels_last), targets.to(device)
 
     plain = part(source.train_inputs[indices], source.train_targets[indices])
     augmented = config.data.augmentation == "crop_flip"
@@ -140,8 +137,7 @@ class Trainer:
         self.device = self.execution.resolve()
         self.parts = prepare(config, self.device)
         self.model = build_model(config, self.parts.shape, self.parts.classes).to(self.device)
-        if self.parts.shape[0] > 1:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = config.optimizer.build(self.model)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if self.execution.compile else self.model
         self.state = _Progress()
