@@ -137,7 +137,7 @@ class Trainer:
         self.device = self.execution.resolve()
         self.parts = prepare(config, self.device)
         self.model = build_model(config, self.parts.shape, self.parts.classes).to(self.device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
         self.optimizer = config.optimizer.build(self.model)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if self.execution.compile else self.model
         self.state = _Progress()

@@ -379,6 +379,19 @@ def quasi_hyperbolic_momentum(
     return path
 
 
+def whitened_update(x: Tensor, g: Tensor, mean: Tensor, alpha: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Gradient step of a linear layer in source 002's whitened coordinates, in terms of its own weights.
+
+    ``x`` is ``(batch, inputs)``, ``g`` the gradients by the outputs, ``(batch, outputs)``. With angle brackets for the
+    mean over the batch, :math:`\delta w_{ij} = \langle \beta_j^2 g_j \alpha_i^2 (x_i - \mu_i) \rangle` and
+    :math:`\delta b_j = \langle \beta_j^2 g_j \rangle - \sum_{i \ge 1} \mu_i \delta w_{ij}`; returns
+    :math:`(\delta w, \delta b)`, to be multiplied by :math:`-\eta`.
+    """
+    weight = alpha[:, None] ** 2 * ((x - mean).T @ g / len(x)) * beta**2
+    bias = beta**2 * g.mean(0) - mean @ weight
+    return weight, bias
+
+
 def gradient_quotient(gradient: FullGradient, w: Tensor, eps: float = 1e-5, *, taylor: bool = True) -> Tensor:
     r"""MetaInit's gradient quotient (source 000, equation 2.13).
 
@@ -396,3 +409,28 @@ def gradient_quotient(gradient: FullGradient, w: Tensor, eps: float = 1e-5, *, t
         after = gradient(w - g)
     quotient: Tensor = (after / (g + eps_signed) - 1).abs().mean()
     return quotient
+
+
+def metainit(
+    quotient: Callable[[Path, Any], Tensor],
+    tensors: Path,
+    samples: Iterable[Any],
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+) -> list[Path]:
+    r"""MetaInit (source 000, section 2.8), as its published code has it, without a floor on the norms.
+
+    ``quotient(tensors, i)`` is the gradient quotient on batch ``i``, ``tensors`` the weight tensors. For each of them
+    :math:`s = \operatorname{sign} \langle p, \partial \mathrm{GQ} / \partial p \rangle`,
+    :math:`u \leftarrow \beta u - \eta s`, :math:`p \leftarrow p (\|p\| + u) / \|p\|`.
+    """
+    path = [tensors]
+    memory = [torch.zeros(()).to(p) for p in tensors]
+    for i in samples:
+        leaves = [p.detach().requires_grad_() for p in tensors]
+        slopes = torch.autograd.grad(quotient(leaves, i), leaves)
+        signs = [(p * slope).sum().sign() for p, slope in zip(tensors, slopes, strict=True)]
+        memory = [momentum * u - learning_rate * s for u, s in zip(memory, signs, strict=True)]
+        tensors = [p * (p.norm() + u) / p.norm() for p, u in zip(tensors, memory, strict=True)]
+        path.append(tensors)
+    return path

@@ -1,0 +1,106 @@
+"""MetaInit: the gradient quotient's value and slope, and what the algorithm changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from varred.init import gradient_quotient, metainit
+from varred.models import LeNet
+from varred.optim import reference
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def batch(seed: int) -> tuple[Tensor, Tensor]:
+    noise = torch.Generator().manual_seed(seed)
+    return torch.randn(8, 6, generator=noise).double(), torch.randint(3, (8,), generator=noise)
+
+
+def test_gradient_quotient_agrees_with_the_literal_reference() -> None:
+    model = network()
+    inputs, targets = batch(1)
+    names = [name for name, _ in model.named_parameters()]
+    shapes = [p.shape for p in model.parameters()]
+
+    def gradient(w: Tensor) -> Tensor:
+        parts = w.split([shape.numel() for shape in shapes])
+        named = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+        loss = lambda named: functional.cross_entropy(functional_call(model, named, inputs), targets)  # noqa: E731
+        return torch.cat([g.flatten() for g in torch.func.grad(loss)(named).values()])
+
+    flat = torch.cat([p.detach().flatten() for p in model.parameters()])
+    literal = reference.gradient_quotient(gradient, flat)
+    fast = gradient_quotient(functional.cross_entropy(model(inputs), targets), model.parameters())
+    assert abs(fast / literal - 1) < 1e-8  # where g is near 0, the quotient magnifies its rounding errors
+    exact = reference.gradient_quotient(gradient, flat, taylor=False)
+    assert abs(exact / literal - 1) > 1e-4, "the exact form is another number"
+
+
+def test_gradient_quotient_of_a_separable_quadratic_is_its_mean_curvature() -> None:
+    w = torch.tensor([3.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
+    h = torch.tensor([0.2, 0.7, 1.5], dtype=torch.float64)
+    assert abs(gradient_quotient(0.5 * (h * w * w).sum(), [w], eps=1e-14) - h.mean()) < 1e-10
+    quotient_of_double = gradient_quotient((h * w * w).sum(), [w], eps=1e-14)
+    assert abs(quotient_of_double - 2 * h.mean()) < 1e-10
+
+
+def test_metainit_agrees_with_the_literal_reference_and_changes_norms_only() -> None:
+    model = network()
+    first = {name: p.detach().clone() for name, p in model.named_parameters()}
+    result = metainit(model, (6,), 3, steps=10, batch_size=8, learning_rate=0.01, seed=4)
+    noise = torch.Generator().manual_seed(4)
+    batches = [
+        (torch.randn(8, 6, generator=noise).double(), torch.randint(3, (8,), generator=noise)) for _ in range(10)
+    ]
+    biases = {name: p.clone().requires_grad_() for name, p in first.items() if p.dim() == 1}
+    weights = [name for name in first if name not in biases]
+
+    def quotient(tensors: list[Tensor], i: tuple[Tensor, Tensor]) -> Tensor:
+        named = {**dict(zip(weights, tensors, strict=True)), **biases}
+        named = {name: named[name] for name in first}
+        loss = functional.cross_entropy(functional_call(model, named, i[0]), i[1])
+        return gradient_quotient(loss, named.values())
+
+    literal = reference.metainit(quotient, [first[name] for name in weights], batches, learning_rate=0.01)[-1]
+    now = dict(model.named_parameters())
+    for name, expected in zip(weights, literal, strict=True):
+        assert (now[name] - expected).abs().max() < 1e-10
+        assert functional.cosine_similarity(now[name].flatten(), first[name].flatten(), 0) > 1 - 1e-12
+        assert abs(now[name].norm() - first[name].norm()) > 1e-3
+        assert result.norms[name] == pytest.approx((first[name].norm().item(), now[name].norm().item()))
+    for name in biases:
+        assert torch.equal(now[name], first[name])
+
+
+def test_metainit_keeps_norms_positive_where_the_published_rule_turns_weights_around() -> None:
+    torch.manual_seed(0)
+    model = LeNet(activation="relu")
+    first = model[0].weight.detach().clone()
+    metainit(model, (1, 28, 28), 10, steps=8, batch_size=4, learning_rate=2.0)
+    for p in model.parameters():
+        if p.dim() >= 2:
+            assert p.norm() > 0
+    assert (model[0].weight * first).sum() > 0
+
+
+def test_metainit_restores_the_mode_and_ignores_global_randomness() -> None:
+    runs = []
+    for disturbance in (0, 1):
+        model = network().train()
+        torch.manual_seed(disturbance)
+        runs.append(metainit(model, (6,), 3, steps=3, batch_size=4, seed=9).quotients)
+        assert model.training
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("wrong", [{"steps": -1}, {"learning_rate": 0.0}, {"momentum": 1.0}, {"eps": 0.0}])
+def test_out_of_range_arguments_are_one_line(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"metainit needs|eps must be positive"):
+        metainit(network(), (6,), 3, **{"steps": 1, **wrong})  # type: ignore[arg-type]
