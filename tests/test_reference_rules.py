@@ -1,0 +1,110 @@
+"""The book's from-scratch rules are torch's, where conventions agree; each has a named false variant that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from varred.optim import reference
+
+STEPS = 100
+START = torch.tensor([3.0, -2.0, 0.5], dtype=torch.float64)
+
+
+def loss(w: Tensor) -> Tensor:
+    """A smooth function with coupled variables and three curvatures."""
+    return torch.log(torch.cosh(w[0])) + 0.5 * (w[1] - 0.3 * w[0] ** 2) ** 2 + 0.05 * (w[2] - w[1]) ** 2
+
+
+gradient = torch.func.grad(loss)
+
+
+def with_torch(optimizer: type[torch.optim.Optimizer], **options: Any) -> list[Tensor]:
+    w = START.clone().requires_grad_()
+    rule = optimizer([w], **options)
+    path = [w.detach().clone()]
+    for _ in range(STEPS):
+        rule.zero_grad()
+        loss(w).backward()
+        rule.step()
+        path.append(w.detach().clone())
+    return path
+
+
+def apart(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    return max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True))
+
+
+RULES: dict[str, tuple[Callable[[], list[Tensor]], Callable[[], list[Tensor]], Callable[[], list[Tensor]]]] = {
+    # name: (ours, torch's, a named false variant)
+    "gradient descent": (
+        lambda: reference.gradient_descent(gradient, START, STEPS, 0.1),
+        lambda: with_torch(torch.optim.SGD, lr=0.1),
+        lambda: reference.heavy_ball(gradient, START, STEPS, 0.1, 0.01),
+    ),
+    "stochastic gradients": (
+        lambda: reference.sgd(lambda w, i: gradient(w) * (1 + 0 * i), START, range(STEPS), 0.1),
+        lambda: with_torch(torch.optim.SGD, lr=0.1),
+        lambda: reference.sgd(lambda w, i: gradient(w), START, range(STEPS), lambda k: 0.1 / k),
+    ),
+    "heavy ball": (
+        lambda: reference.heavy_ball(gradient, START, STEPS, 0.05, 0.9),
+        lambda: with_torch(torch.optim.SGD, lr=0.05, momentum=0.9),
+        lambda: with_torch(torch.optim.SGD, lr=0.05, momentum=0.9, dampening=0.9),  # a mean, not a sum, of gradients
+    ),
+    "AdaGrad": (
+        lambda: reference.adagrad(gradient, START, STEPS, 0.1),
+        lambda: with_torch(torch.optim.Adagrad, lr=0.1),
+        lambda: with_torch(torch.optim.Adagrad, lr=0.1, initial_accumulator_value=0.1),
+    ),
+    "RMSProp": (
+        lambda: reference.rmsprop(gradient, START, STEPS, 0.01),
+        lambda: with_torch(torch.optim.RMSprop, lr=0.01),
+        lambda: with_torch(torch.optim.RMSprop, lr=0.01, centered=True),
+    ),
+    "Adadelta": (
+        lambda: reference.adadelta(gradient, START, STEPS),
+        lambda: with_torch(torch.optim.Adadelta),
+        lambda: with_torch(torch.optim.Adadelta, eps=1e-5),
+    ),
+    "Adam": (
+        lambda: reference.adam(gradient, START, STEPS, 0.01),
+        lambda: with_torch(torch.optim.Adam, lr=0.01),
+        lambda: with_torch(torch.optim.NAdam, lr=0.01),  # with Nesterov's look-ahead in the first moment
+    ),
+    "AdaMax": (
+        lambda: reference.adamax(gradient, START, STEPS),
+        lambda: with_torch(torch.optim.Adamax),
+        lambda: with_torch(torch.optim.Adamax, betas=(0.9, 0.99)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_agrees_with_torch_over_100_steps(name: str) -> None:
+    ours, theirs, false = RULES[name]
+    assert apart(ours(), theirs()) < 1e-10
+    assert apart(false(), theirs()) > 1e-6, "the comparison has no teeth"
+
+
+def test_torch_iterates_nesterovs_extrapolated_points() -> None:
+    """torch's phi_k is y_k = w_k + beta (w_k - w_{k-1}); equal names would compare different points."""
+    eta, beta = 0.05, 0.9
+    path = reference.nesterov(gradient, START, STEPS, eta, beta)
+    theirs = with_torch(torch.optim.SGD, lr=eta, momentum=beta, nesterov=True)
+    extrapolated = [START, *(w + beta * (w - before) for before, w in pairwise(path))]
+    assert apart(extrapolated, theirs) < 1e-10
+    assert apart(path, theirs) > 1e-3, "the comparison has no teeth"
+
+
+def test_eps_inside_the_root_is_another_optimizer_where_gradients_are_tiny() -> None:
+    """Sources 002 and 004 print RMSProp's eps under the root: a floor of 1e-4, not of 1e-8, at eps = 1e-8."""
+    small = lambda w: 1e-6 * gradient(w)  # noqa: E731
+    outside = reference.rmsprop(small, START, STEPS, 0.01)
+    inside = reference.rmsprop(small, START, STEPS, 0.01, eps_inside=True)
+    assert apart(inside, outside) > 0.1
