@@ -149,7 +149,12 @@ def render(jobs: int = 2) -> None:
     if done.returncode:
         print("\n".join(problems[:40]) or "\n".join(lines[-20:]))
         raise _fail(f"rendering failed; the whole log is {log.relative_to(ROOT)}")
-    print(f"the book is {site / '_build' / 'html' / 'index.html'}")
+    html = site / "_build" / "html"
+    # jupyter-book always loads thebe, and writes its settings twice: a console error, and a foreign address for nothing
+    scripts = r"\n *<script[^>]*>const THEBE_JS_URL.*?</script>|\n *<script[^>]*sphinx-thebe\.js[^>]*></script>"
+    for page in html.rglob("*.html"):
+        page.write_text(re.sub(scripts, "", page.read_text()))
+    print(f"the book is {html / 'index.html'}")
 
 
 @app.command()
