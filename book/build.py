@@ -134,6 +134,7 @@ def render(jobs: int = 2) -> None:
     for page in [*(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.bib")]:
         shutil.copy(page, site / "book")
     shutil.copytree(ROOT / "book" / "_static", site / "book" / "_static")
+    shutil.copytree(ROOT / "book" / "_static", site / "_static", ignore=shutil.ignore_patterns("*.svg", "*.png"))
     for name in names():
         shutil.copy(executed / f"{name}.ipynb", site / "book" / "chapters")
     command = ["jupyter-book", "build", str(site), "-W", "-n", "--keep-going", "--all"]

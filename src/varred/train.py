@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ class Trainer:
         self.device = self.execution.resolve()
         self.parts = prepare(config, self.device)
         self.model = build_model(config, self.parts.shape, self.parts.classes).to(self.device)
-        self.model.to(memory_format=torch.channels_last)
+        cast(Any, self.model).to(memory_format=torch.channels_last)  # torch's types know the argument for some versions
         self.optimizer = config.optimizer.build(self.model)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if self.execution.compile else self.model
         self.state = _Progress()

@@ -53,7 +53,7 @@ class STORM(Optimizer):
         ...     loss = (w - sample).square().sum() / 2
         ...     loss.backward()
         ...     return loss
-        >>> optimizer = STORM([w], k=0.1, c=10.0)
+        >>> optimizer = STORM([w], k=0.3, c=10.0)
         >>> for sample in torch.randn(200, 2, generator=torch.Generator().manual_seed(0)):
         ...     loss = optimizer.step(sample, closure)
         >>> bool(w.norm() < 0.5)

@@ -46,6 +46,7 @@ class SVRG:
         Johnson and Zhang (2013), figure 1; the coefficient: Yin et al. (2025), equation 5.
 
     Example:
+        >>> from varred.optim import Batch
         >>> model = torch.nn.Linear(3, 2)
         >>> batches = [Batch(i, torch.randn(8, 3), torch.randint(2, (8,))) for i in range(4)]
         >>> def closure(batch):
