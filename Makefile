@@ -35,8 +35,8 @@ book: $(STAMP)
 test: $(STAMP) lint unit smoke site
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest tests src -n 2 --dist loadfile --doctest-modules --ignore tests/test_site.py
-	$(BIN)/python -m pytest book/chapters --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests src -n 2 --dist loadfile --doctest-modules --ignore tests/test_site.py
+	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore TQDM_DISABLE=1 $(BIN)/python -m pytest book/chapters --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg -n 2 --dist loadfile
 
 smoke: $(STAMP)
 	for chapter in $$($(BIN)/python book/build.py experiments); do \

@@ -88,6 +88,8 @@ def execute(name: str, target: Path, values: dict[str, Any] | None = None) -> st
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if not cell.metadata.get("tags", True):  # papermill adds an empty list to every cell
+            del cell.metadata["tags"]
     notebook.metadata["varred"] = {"source": source_hash(read_text(name))}
     notebook.metadata.pop("language_info", None)
     nbformat.write(notebook, partial)
