@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_twins_agree(name: str) -> None:
             (
                 c.cell_type,
                 c.source,
-                repr({k: dict(v) if k == "mystnb" else v for k, v in c.metadata.items() if k in kept}),
+                json.dumps({k: v for k, v in c.metadata.items() if k in kept}, sort_keys=True),
             )
             for c in notebook.cells
         ]
