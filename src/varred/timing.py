@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from varred.record import Run
 from varred.runs import Store
 from varred.train import Trainer, device_name, training_images
 
-STEPS = 300
-REPEATS = 5
+STEPS = 50
+ROUNDS = 30
 
 
 def kind(config: Config) -> str:
@@ -54,36 +53,43 @@ def estimate(configs: Sequence[Config], times: dict[str, dict[str, float]], jobs
     return total / jobs
 
 
-def measure(config: Config, execution: Execution | None = None) -> dict[str, float | str | int]:
-    """Time the steps and the snapshot pass of a config; call it with nothing else running.
+def measure(configs: Sequence[Config], execution: Execution | None = None) -> list[dict[str, float | str | int]]:
+    """Time the steps and the snapshot passes of several configs in turns; call it with nothing else running.
+
+    The least over rounds counts: whatever else a machine does can only add to it, and turns spread its moods evenly.
 
     Returns:
-        Seconds per step and per snapshot pass (medians), device and threads.
+        For each config: seconds per step and per snapshot pass, device and threads.
     """
-    trainer = Trainer(config, execution)
-    trainer.model.train()
-    trainer.snapshot(0)
-    steps, snapshots = [], []
-    batches = [batch for batch in trainer.batches(0) if batch.index < STEPS]
-    for repeat in range(REPEATS + 1):
-        before = trainer.state.seconds["steps"]
-        with trainer.timed("steps"):
-            for batch in batches:
-                trainer.step(batch)
-        if repeat:
-            steps.append((trainer.state.seconds["steps"] - before) / len(batches))
-    if isinstance(config.optimizer, SVRGRule):
-        for _ in range(3):
-            start = time.perf_counter()
-            with trainer.timed("snapshots"):
-                trainer.snapshot(0)
-            snapshots.append(time.perf_counter() - start)
-    return {
-        "step": statistics.median(steps),
-        "snapshot": statistics.median(snapshots) if snapshots else 0.0,
-        "device": device_name(trainer.device),
-        "threads": trainer.threads,
-    }
+    trainers = [Trainer(config, execution) for config in configs]
+    steps: list[list[float]] = [[] for _ in configs]
+    snapshots: list[list[float]] = [[] for _ in configs]
+    batches = []
+    for trainer in trainers:
+        trainer.model.train()
+        trainer.snapshot(0)
+        batches.append(list(itertools.islice(trainer.batches(0), STEPS)))
+    for round_ in range(ROUNDS):
+        for place, trainer in enumerate(trainers):
+            start = trainer.state.seconds["steps"]
+            with trainer.timed("steps"):
+                for batch in batches[place]:
+                    trainer.step(batch)
+            steps[place].append((trainer.state.seconds["steps"] - start) / len(batches[place]))
+            if isinstance(trainer.config.optimizer, SVRGRule) and round_ % 6 == 1:
+                start = trainer.state.seconds["snapshots"]
+                with trainer.timed("snapshots"):
+                    trainer.snapshot(0)
+                snapshots[place].append(trainer.state.seconds["snapshots"] - start)
+    return [
+        {
+            "step": min(own),
+            "snapshot": min(passes) if passes else 0.0,
+            "device": device_name(trainer.device),
+            "threads": trainer.threads,
+        }
+        for own, passes, trainer in zip(steps, snapshots, trainers, strict=True)
+    ]
 
 
 def seconds(run: Run, times: dict[str, dict[str, float]]) -> list[float]:
@@ -114,9 +120,9 @@ def read(path: Path) -> dict[str, dict[str, float]]:
 
 def update(path: Path, configs: Sequence[Config], execution: Execution | None = None) -> None:
     """Measure one config of each kind and write the file."""
+    kinds = {kind(config): config for config in configs}
     times: dict[str, object] = dict(read(path))
-    for config in {kind(config): config for config in configs}.values():
-        times[kind(config)] = measure(config, execution)
+    times.update(zip(kinds, measure(list(kinds.values()), execution), strict=True))
     path.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n")
 
 
@@ -131,9 +137,9 @@ def bench_page(path: Path) -> str:
         return "Not measured yet: `make bench`.\n"
     report = json.loads(path.read_text())
     machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    lines = ["| ratio | median | range | bound | |", "|---|---|---|---|---|"]
+    lines = ["| what | least / least | range over rounds | bound | |", "|---|---|---|---|---|"]
     for row in report["rows"]:
         met = "met" if row["met"] else "**not met**"
         span = f"{row['least']:.3f} to {row['largest']:.3f}"
-        lines.append(f"| {row['what']} | {row['median']:.3f} | {span} | {row['bound']} | {met} |")
+        lines.append(f"| {row['what']} | {row['ratio']:.3f} | {span} | {row['bound']} | {met} |")
     return "\n".join([*lines, "", f"Measured on: {machine}."]) + "\n"

@@ -98,7 +98,6 @@ class STORM(Optimizer):
 
         """
         parameters = self.parameters
-        group = self.param_groups[0]
         started = bool(self.state)
         self.zero_grad()
         if started:
@@ -115,26 +114,28 @@ class STORM(Optimizer):
             loss = closure(batch)
         gradients = take_gradients(parameters)  # g_t(w_t)
         with torch.no_grad():
-            squares = _squares(gradients, group["granularity"])
+            squares = self._squares(gradients)
             if started:
+                sums = self._sums()
                 estimate = self._column("estimate")
-                keep = [1 - a for a in self._momenta()]
                 torch._foreach_sub_(estimate, stale)
-                _scale_(estimate, keep)
+                torch._foreach_mul_(estimate, self._spread([1 - a for a in self._momenta(self._rates(sums))]))
                 torch._foreach_add_(estimate, gradients)
-                accumulator = self._column("accumulator")
-                torch._foreach_add_(accumulator, squares)
+                torch._foreach_add_(sums, squares)
+                if not self._fine:
+                    torch._foreach_copy_(self._column("accumulator"), self._spread(sums))
                 torch._foreach_copy_(previous, parameters)
             else:
-                for parameter, gradient, square in zip(parameters, gradients, squares, strict=True):
+                sums = squares
+                for parameter, gradient, square in zip(parameters, gradients, self._spread(squares), strict=True):
                     self.state[parameter] = {
                         "previous": parameter.detach().clone(),
                         "estimate": gradient.clone(),
                         "accumulator": square.clone(),
                     }
                 estimate = self._column("estimate")
-            rates = self._rates()
-            if group["granularity"] == "coordinate":
+            rates = self._spread(self._rates(sums))
+            if self._fine:
                 torch._foreach_addcmul_(parameters, rates, estimate, value=-1)
             else:
                 torch._foreach_sub_(parameters, torch._foreach_mul(estimate, rates))
@@ -149,43 +150,40 @@ class STORM(Optimizer):
         """
         if not self.state:
             raise RuntimeError("no step yet: the step size is known after the first call of step")
-        return [r.flatten() for r in self._rates()], [a.flatten() for a in self._momenta()]
+        rates = self._rates(self._sums())
+        return [r.flatten() for r in self._spread(rates)], [a.flatten() for a in self._spread(self._momenta(rates))]
+
+    # One tensor a parameter where each coordinate has its accumulator, else a single tensor with one entry a parameter:
+    # the schedule is computed on either, and spread over the parameters at the end.
+
+    @property
+    def _fine(self) -> bool:
+        return bool(self.param_groups[0]["granularity"] == "coordinate")
 
     def _column(self, name: str) -> list[Tensor]:
         return [self.state[p][name] for p in self.parameters]
 
-    def _rates(self) -> list[Tensor]:
-        group = self.param_groups[0]
+    def _sums(self) -> list[Tensor]:
         accumulators = self._column("accumulator")
-        if group["granularity"] == "coordinate":
-            rates = torch._foreach_add(accumulators, group["w0"])
-            torch._foreach_pow_(rates, -1 / 3)
-            torch._foreach_mul_(rates, group["k"])
-            return list(rates)
-        rates = group["k"] * (torch.stack(accumulators) + group["w0"]).pow(-1 / 3)
-        return list(rates.unbind())
+        return accumulators if self._fine else [torch.stack(accumulators)]
 
-    def _momenta(self) -> list[Tensor]:
+    def _spread(self, blocks: list[Tensor]) -> list[Tensor]:
+        return blocks if self._fine else list(blocks[0].unbind())
+
+    def _squares(self, gradients: list[Tensor]) -> list[Tensor]:
+        """Return :math:`G_t^2`."""
+        if self._fine:
+            return list(torch._foreach_mul(gradients, gradients))
+        squares = torch.stack(torch._foreach_norm(gradients)).square()
+        if self.param_groups[0]["granularity"] == "global":
+            squares = squares.sum().expand(len(gradients))
+        return [squares]
+
+    def _rates(self, sums: list[Tensor]) -> list[Tensor]:
         group = self.param_groups[0]
-        rates = self._rates()
-        if group["granularity"] == "coordinate":
-            momenta = torch._foreach_mul(torch._foreach_mul(rates, rates), group["c"])
-            if group["clip"]:
-                torch._foreach_clamp_max_(momenta, 1.0)
-            return list(momenta)
-        stacked = group["c"] * torch.stack(rates).square()
-        return list((stacked.clamp(max=1.0) if group["clip"] else stacked).unbind())
+        return [group["k"] * (block + group["w0"]).pow(-1 / 3) for block in sums]
 
-
-def _squares(gradients: list[Tensor], granularity: str) -> list[Tensor]:
-    """Return :math:`G_t^2` for each parameter tensor."""
-    if granularity == "coordinate":
-        return list(torch._foreach_mul(gradients, gradients))
-    squares = torch.stack(torch._foreach_norm(gradients)).square()
-    if granularity == "global":
-        squares = squares.sum().expand(len(gradients))
-    return list(squares.unbind())
-
-
-def _scale_(tensors: list[Tensor], factors: list[Tensor]) -> None:
-    torch._foreach_mul_(tensors, factors)
+    def _momenta(self, rates: list[Tensor]) -> list[Tensor]:
+        group = self.param_groups[0]
+        momenta = [group["c"] * block.square() for block in rates]
+        return [block.clamp(max=1.0) for block in momenta] if group["clip"] else momenta
