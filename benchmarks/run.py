@@ -1,8 +1,8 @@
 """Speed as ratios, each measured inside one run: ``make bench``.
 
 Every ratio compares two ways to do the same work on this machine, in turns: the least time of one over the least time
-of the other. Run it with nothing else running. The table is printed and written to ``book/results/times/bench.json``, which
-the book shows.
+of the other. Run it with nothing else running. The table is printed and written to ``book/results/times/bench.json``,
+which the book shows.
 """
 
 from __future__ import annotations
@@ -244,11 +244,10 @@ def main() -> None:
     for name, (measure, sense, bound) in MEASUREMENTS.items():
         middle, low, high = measure()
         met = middle <= bound if sense == "at most" else middle >= bound
-        rows.append(
-            {"what": name, "ratio": middle, "least": low, "largest": high, "bound": f"{sense} {bound}", "met": met}
-        )
+        limit = f"{sense} {bound}"
+        rows.append({"what": name, "ratio": middle, "least": low, "largest": high, "bound": limit, "met": met})
         print(
-            f"{name:70s} {middle:6.3f} [{low:.3f}, {high:.3f}]  {sense} {bound}: {'met' if met else 'NOT MET'}",
+            f"{name:70s} {middle:6.3f} [{low:.3f}, {high:.3f}]  {limit}: {'met' if met else 'NOT MET'}",
             flush=True,
         )
     machine = {
