@@ -74,7 +74,11 @@ def pages() -> None:
     (book / "bench.md").write_text(timing.bench_page(store.folder / "times" / "bench.json"))
     figures.use_style()
     metadata = {"Date": None}
-    figures.overview(claims.benchmark_runs(store)).savefig(book / "_static" / "overview.svg", metadata=metadata)
+    runs_by_method = claims.benchmark_runs(store)
+    if not any(runs_by_method.values()):  # no seed has all five methods yet: show those that there are
+        for run in store.available(experiments.lenet_mnist.benchmark(experiments.lenet_mnist.scale("cpu"))):
+            runs_by_method[run.config.method].append(run)
+    figures.overview(runs_by_method).savefig(book / "_static" / "overview.svg", metadata=metadata)
     print("wrote book/claims.md, book/bench.md and book/_static/overview.svg")
 
 

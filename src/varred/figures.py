@@ -138,6 +138,14 @@ def new_figure(rows: int = 1, columns: int = 1, **keywords: Any) -> tuple[Figure
     return plt.subplots(rows, columns, **keywords)
 
 
+def mark_empty(figure: Figure) -> None:
+    """Write "not recorded yet" into axes that have nothing to show, so that no reader takes them for a result."""
+    for ax in figure.axes:
+        if ax.axison and not ax.has_data():
+            ax.set(xscale="linear", yscale="linear", xticks=[], yticks=[])
+            _ = ax.text(0.5, 0.5, "not recorded yet", transform=ax.transAxes, ha="center", va="center", color=GREY)
+
+
 def samples(dataset: DataSet, per_class: int = 6) -> Figure:
     """Show the first images of each class in canonical order: one column a class."""
     classes = len(dataset.classes)
@@ -264,4 +272,5 @@ def overview(runs: Mapping[str, Sequence[Run]]) -> Figure:
     right.set(xscale="log", yscale="log", xlabel="training loss (nats)", title="test loss (nats)")
     if any(runs.values()):
         left.legend(fontsize=9)
+    mark_empty(figure)
     return figure

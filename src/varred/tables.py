@@ -58,7 +58,10 @@ def finals(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, Value], digi
     """Return one row a method, one column a value: mean and sample standard deviation over seeds."""
     rows = [
         {"method": method}
-        | {name: summary([value(run) for run in own], digits) for name, value in columns.items()}
+        | {
+            name: summary([value(run) for run in own], 0 if "epoch" in name else digits)
+            for name, value in columns.items()
+        }
         | {"seeds": len(own)}
         for method, own in runs.items()
     ]
