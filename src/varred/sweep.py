@@ -123,6 +123,8 @@ def work_through(
     Raises:
         ValueError: the device is unknown or not there, or ``jobs`` is below 1.
     """
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}")
     try:
         execution = Execution(device=device, threads=1 if jobs > 1 else None)  # type: ignore[arg-type]
     except ValidationError as error:
