@@ -85,7 +85,7 @@ def early(store: Store) -> Verdict:
     hits = sum(at[other] < at[reduced] for other in OTHERS for reduced in REDUCED)
     reason = "test loss at 20 passes: " + ", ".join(f"{m} {at[m]:.3f}" for m in lenet.METHODS)
     word = HOLDS if hits == 6 else PART if hits else FAILS
-    return Verdict(name, word, f"{hits} of 6 comparisons; {reason} ({_seeds(runs)} seeds)")
+    return Verdict(name, word, f"{hits} of 6 comparisons; {reason} ({_seeds(runs)} of {len(SCALE.seeds)} seeds)")
 
 
 def value_at(run: Run, position: Sequence[float], limit: float, curve: str) -> float:
@@ -143,7 +143,7 @@ def train_loss(store: Store) -> Verdict:
             f"{method}'s: {equal.mean:+.4f} [{equal.low:+.4f}, {equal.high:+.4f}]"
         )
     word = HOLDS if all(passed) else PART if any(passed) else FAILS
-    return Verdict(name, word, "; ".join(parts) + f" ({_seeds(runs)} seeds)")
+    return Verdict(name, word, "; ".join(parts) + f" ({_seeds(runs)} of {len(SCALE.seeds)} seeds)")
 
 
 def equal_training_loss(fast: Sequence[Run], slow: Sequence[Run]) -> list[float]:
