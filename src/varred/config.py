@@ -179,16 +179,25 @@ class Snapshot(Frozen):
 
 
 class SVRGRule(Frozen):
-    """:class:`varred.optim.SVRG` around a base optimizer."""
+    """:class:`varred.optim.SVRG` around a base optimizer.
+
+    Attributes:
+        base: the rule that makes the step.
+        snapshot: when the full gradient is taken.
+        alpha: coefficient of the control variate.
+        reset_buffers: put batch normalization's running statistics back after the evaluations at the snapshot.
+
+    """
 
     name: Literal["svrg"]
     base: Annotated[SGDRule | AdamRule | AdaGradRule, Field(discriminator="name")]
     snapshot: Snapshot = Snapshot()
     alpha: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    reset_buffers: bool = True
 
     def build(self, model: nn.Module) -> SVRG:
         """Return the estimator around the base optimizer of the model's parameters."""
-        return SVRG(self.base.build(model), buffers=model.buffers(), alpha=self.alpha)
+        return SVRG(self.base.build(model), buffers=model.buffers() if self.reset_buffers else (), alpha=self.alpha)
 
 
 class STORMRule(Frozen):
@@ -206,7 +215,62 @@ class STORMRule(Frozen):
         return STORM(model.parameters(), self.k, self.c, self.w0, self.granularity, self.clip, buffers=model.buffers())
 
 
-Model = Annotated[LeNetModel | MLPModel | ResNetModel, Field(discriminator="name")]
+class TorchvisionModel(Frozen):
+    """A classifier of torchvision without trained weights, for example ``architecture="resnet18"``.
+
+    Its stem is made for larger images: on 32 x 32 ones, torchvision's ResNets leave a 1 x 1 map to the last stage.
+    """
+
+    name: Literal["torchvision"]
+    architecture: str
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """Return the network for images of ``shape`` (channels, height, width).
+
+        Raises:
+            ValueError: torchvision has no such classifier, or the images don't have three channels.
+
+        """
+        from torchvision import models  # slow to import, and needed for nothing else
+
+        if self.architecture not in models.list_models(module=models):
+            raise ValueError(
+                f"torchvision has no classifier {self.architecture!r}: see torchvision.models.list_models()"
+            )
+        if shape[0] != 3:
+            raise ValueError(f"torchvision's classifiers take 3 channels, the images have {shape[0]}")
+        model: nn.Module = models.get_model(self.architecture, weights=None, num_classes=classes)
+        return model
+
+
+class HeInitialization(Frozen):
+    """He's normal initialization of all convolutions and dense layers (fan-in, gain of ReLU); biases zero."""
+
+    name: Literal["he"]
+
+
+class MetaInitialization(Frozen):
+    """:func:`varred.init.metainit`, on torch's default initialization or on He's.
+
+    Attributes:
+        steps: updates of the norms, each on its own batch of noise.
+        batch_size: of the noise.
+        learning_rate: of the norms, in their own units.
+        momentum: of the norms.
+        start: what MetaInit rescales.
+
+    """
+
+    name: Literal["metainit"]
+    steps: Count = 200
+    batch_size: Count = 32
+    learning_rate: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    start: Literal["default", "he"] = "default"
+
+
+Initialization = Annotated[HeInitialization | MetaInitialization, Field(discriminator="name")]
+Model = Annotated[LeNetModel | MLPModel | ResNetModel | TorchvisionModel, Field(discriminator="name")]
 Rule = Annotated[SGDRule | AdamRule | AdaGradRule | SVRGRule | STORMRule, Field(discriminator="name")]
 
 
@@ -215,7 +279,7 @@ class Config(Frozen):
 
     Attributes:
         data: the images and their splits; standardized per channel by the training set's mean and deviation.
-        model: the network, with torch's default initialization.
+        model: the network.
         optimizer: the rule and its hyper-parameters.
         batch_size: samples a step.
         epochs: passes of steps over the training images.
@@ -223,6 +287,9 @@ class Config(Frozen):
         precision: ``"bfloat16"`` is autocast with float32 weights.
         redraw_order: epochs for which one order is kept.
         redraw_transforms: epochs for which one draw of the transforms is kept.
+        redraw_last: the last epoch (from 0) at which either may be redrawn; None for no end. Order and transforms are
+            locked to SVRG's snapshot where all three settings are the snapshot's own.
+        initialization: of the weights; None is torch's default.
 
     Example:
         >>> config = Config(data={"name": "mnist"}, model={"name": "lenet"},
@@ -243,6 +310,8 @@ class Config(Frozen):
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     redraw_order: Count = 1
     redraw_transforms: Count = 1
+    redraw_last: Annotated[int, Field(ge=0)] | None = None
+    initialization: Initialization | None = None
 
     @property
     def canonical(self) -> str:
@@ -272,6 +341,29 @@ class Config(Frozen):
 
         """
         return Config(**{**self.model_dump(), **changes})
+
+
+class Observation(Frozen):
+    """What is measured while a run trains: it changes no bit of the run, so it is no part of the identity.
+
+    Attributes:
+        epochs: epochs (from 0) in which the noise of the gradients is measured, for SVRG alone.
+        fractions: after which fractions of their steps.
+
+    Example:
+        >>> Observation(epochs=(0,)).moments(0, 157)
+        {3: 0.02, 17: 0.11, 52: 0.33, 157: 1.0}
+
+    """
+
+    epochs: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.02, 0.11, 0.33, 1.0)
+
+    def moments(self, epoch: int, steps: int) -> dict[int, float]:
+        """Return the numbers of steps after which to measure in ``epoch``, with the fractions they stand for."""
+        if epoch not in self.epochs:
+            return {}
+        return {max(1, round(fraction * steps)): fraction for fraction in self.fractions}
 
 
 class Execution(Frozen):

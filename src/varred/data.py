@@ -310,9 +310,20 @@ def holdout_indices(count: int, fraction: float, seed: int = 0) -> tuple[Tensor,
     return order[held:], order[:held]
 
 
-def epoch_order(count: int, seed: int, epoch: int, redraw: int = 1) -> Tensor:
-    """Return the permutation of ``range(count)`` in force at ``epoch``, redrawn every ``redraw`` epochs."""
-    return torch.randperm(count, generator=generator(seed, "order", epoch // redraw))
+def in_force(epoch: int, redraw: int, last: int | None = None) -> int:
+    """Return the number of the draw in force at ``epoch``: one every ``redraw`` epochs, none after epoch ``last``.
+
+    Example:
+        >>> [in_force(epoch, 5, last=5) for epoch in (0, 4, 5, 9, 10, 99)]
+        [0, 0, 1, 1, 1, 1]
+
+    """
+    return (epoch if last is None else min(epoch, last)) // redraw
+
+
+def epoch_order(count: int, seed: int, epoch: int, redraw: int = 1, last: int | None = None) -> Tensor:
+    """Return the permutation of ``range(count)`` in force at ``epoch``, redrawn as :func:`in_force` says."""
+    return torch.randperm(count, generator=generator(seed, "order", in_force(epoch, redraw, last)))
 
 
 @dataclass(frozen=True)
@@ -331,9 +342,11 @@ class Augmentation:
     flips: Tensor
 
     @classmethod
-    def draw(cls, count: int, seed: int, epoch: int, redraw: int = 1, pad: int = 4) -> Augmentation:
-        """Draw the transforms of all samples, in force at ``epoch``, redrawn every ``redraw`` epochs."""
-        source = generator(seed, "transforms", epoch // redraw)
+    def draw(
+        cls, count: int, seed: int, epoch: int, redraw: int = 1, last: int | None = None, pad: int = 4
+    ) -> Augmentation:
+        """Draw the transforms of all samples in force at ``epoch``, redrawn as :func:`in_force` says."""
+        source = generator(seed, "transforms", in_force(epoch, redraw, last))
         shifts = torch.randint(2 * pad + 1, (2, count), generator=source)
         return cls(shifts[0], shifts[1], torch.rand(count, generator=source) < 0.5)
 

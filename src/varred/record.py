@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from varred.config import Config, Frozen
+from varred.config import Config, Frozen, Observation
 
 
 def _read_number(value: object) -> object:
@@ -95,6 +95,60 @@ class Path(Frozen):
     clipped: Numbers
 
 
+class Noise(Frozen):
+    """Noise of the gradients at one moment of an SVRG run: :class:`varred.measure.GradientNoise` and its place.
+
+    Measured over the epoch's own partition and transforms, the ones that the steps walk through.
+
+    Attributes:
+        epoch: from 0.
+        step: number of steps made in it.
+        fraction: of its steps that was asked for.
+        sgd: variance of the mini-batch gradient.
+        centred: variance of the SVRG estimate about its own mean.
+        offset: squared distance of that mean from the partition's gradient.
+        distance: of the iterate from the snapshot.
+        curvature: mean change of a mini-batch gradient since the snapshot, over the distance.
+        gradient_norm: of the partition's gradient.
+
+    """
+
+    epoch: int
+    step: int
+    fraction: float
+    sgd: Number
+    centred: Number
+    offset: Number
+    distance: Number
+    curvature: Number
+    gradient_norm: Number
+
+    @property
+    def ratio(self) -> float:
+        """Mean squared error of the SVRG estimate over the variance of the mini-batch gradient."""
+        return (self.centred + self.offset) / self.sgd if self.sgd else math.nan
+
+
+class MetaInitTrace(Frozen):
+    """What MetaInit did before training.
+
+    Attributes:
+        samples: its cost in gradient computations: floating-point operations of all its steps over those of one
+            sample's gradient. Not part of the curves' counts.
+        quotients: the gradient quotient before each step, each on its own batch of noise.
+        before: mean gradient quotient of the unscaled network over four fixed batches of noise.
+        after: the same when MetaInit has ended.
+        norms: norm of each rescaled tensor, before and after.
+
+    """
+
+    samples: int
+    quotients: Numbers
+    before: Number
+    after: Number
+    norms: dict[str, tuple[Number, Number]]
+
+
 class Divergence(Frozen):
     """Where a run was given up, and why."""
 
@@ -108,6 +162,7 @@ class Seconds(Frozen):
     steps: float
     snapshots: float
     evaluation: float
+    initialization: float = 0.0
 
 
 class Provenance(Frozen):
@@ -131,6 +186,8 @@ class Run(Frozen):
         final: at the end; for a diverged run, at the point where it was given up.
         fingerprint: losses of the first 20 steps, by which anyone can audit the record in seconds.
         path: of STORM's step sizes; None for other methods.
+        noise: of the gradients, where it was asked for.
+        metainit: None where the config doesn't ask for it.
         diverged: None for a run that reached its end.
         data_checksum: SHA-256 of the data set in canonical order.
         curve_images: number of training images behind ``curves.train_loss``.
@@ -146,12 +203,22 @@ class Run(Frozen):
     final: Final
     fingerprint: Numbers
     path: Path | None = None
+    noise: list[Noise] = []
+    metainit: MetaInitTrace | None = None
     diverged: Divergence | None = None
     data_checksum: str
     curve_images: int
     training_images: Annotated[int, Field(ge=1)]
     seconds: Seconds
     provenance: Provenance
+
+    def observed(self, observation: Observation) -> bool:
+        """Return whether the record holds what was asked to be measured, up to where the run ended."""
+        last = self.config.epochs if self.diverged is None else self.diverged.epoch
+        asked = {
+            (epoch, fraction) for epoch in observation.epochs if epoch < last for fraction in observation.fractions
+        }
+        return asked <= {(noise.epoch, noise.fraction) for noise in self.noise}
 
     @property
     def passes(self) -> list[float]:

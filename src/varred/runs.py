@@ -12,7 +12,7 @@ from typing import get_args
 import pandas as pd
 from pydantic import ValidationError
 
-from varred.config import Config, Execution, Preset, explain
+from varred.config import Config, Execution, Observation, Preset, explain
 from varred.record import Run
 from varred.train import Trainer, train
 
@@ -75,10 +75,14 @@ class Store:
     def __contains__(self, config: Config) -> bool:
         return self.path(config).exists()
 
-    def missing(self, configs: Iterable[Config]) -> list[Config]:
-        """Return the configs without a record, each once, in order."""
+    def missing(self, configs: Iterable[Config], observation: Observation | None = None) -> list[Config]:
+        """Return the configs without a record, or with one that lacks what is asked; each once, in order."""
         seen = {config.identity: config for config in configs}
-        return [config for config in seen.values() if config not in self]
+        return [
+            config
+            for config in seen.values()
+            if config not in self or (observation is not None and not self.get(config).observed(observation))
+        ]
 
     def get(self, config: Config) -> Run:
         """Read one record.

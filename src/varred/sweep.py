@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from varred.config import Config, Execution, explain
+from varred.config import Config, Execution, Observation, explain
 from varred.record import Run
 from varred.runs import Store, commit
 from varred.timing import estimate
@@ -25,6 +25,14 @@ _ALLOCATOR = {
 }
 
 
+class Phase(NamedTuple):
+    """A step of a queue: what it is called, what it trains, and what is measured on the way."""
+
+    name: str
+    configs: list[Config]
+    observation: Observation | None = None
+
+
 def sweep(
     configs: Sequence[Config],
     store: Store,
@@ -33,6 +41,7 @@ def sweep(
     execution: Execution | None = None,
     client: Any = None,
     checkpoints: Path | None = None,
+    observation: Observation | None = None,
 ) -> list[Run]:
     """Train the configs that have no record, and return all records in the configs' order.
 
@@ -46,6 +55,7 @@ def sweep(
         execution: device, threads and compilation; one thread a process unless it says otherwise.
         client: a ``dask.distributed.Client``; then ``jobs`` is the cluster's affair.
         checkpoints: folder for checkpoints, seen by all workers; None for no checkpoints.
+        observation: what to measure on the way; a record that lacks it is made again.
 
     Raises:
         ValueError: ``jobs`` is below 1, or the device is not there.
@@ -53,16 +63,16 @@ def sweep(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    missing = store.missing(configs)
+    missing = store.missing(configs, observation)
     if missing:
         execution = execution or Execution(threads=1 if jobs > 1 else None)
         execution.resolve()
         if checkpoints is not None:
             checkpoints.mkdir(parents=True, exist_ok=True)
         results = (
-            _on_cluster(client, missing, execution, checkpoints)
+            _on_cluster(client, missing, execution, checkpoints, observation)
             if client is not None
-            else _on_this_machine(missing, execution, checkpoints, jobs)
+            else _on_this_machine(missing, execution, checkpoints, observation, jobs)
         )
         for run in tqdm(results, total=len(missing), desc="runs"):
             store.put(run)
@@ -75,28 +85,39 @@ def _checkpoint(config: Config, folder: Path | None) -> Path | None:
     return None if folder is None else folder / f"{config.identity}.pt"
 
 
-def _train_one(config: Config, execution: Execution, checkpoints: Path | None, version: str) -> Run:
-    return train(config, execution, checkpoint=_checkpoint(config, checkpoints), commit=version)
+def _train_one(
+    config: Config, execution: Execution, checkpoints: Path | None, observation: Observation | None, version: str
+) -> Run:
+    checkpoint = _checkpoint(config, checkpoints)
+    return train(config, execution, checkpoint=checkpoint, commit=version, observation=observation)
 
 
 def _on_this_machine(
-    configs: Sequence[Config], execution: Execution, checkpoints: Path | None, jobs: int
+    configs: Sequence[Config],
+    execution: Execution,
+    checkpoints: Path | None,
+    observation: Observation | None,
+    jobs: int,
 ) -> Iterator[Run]:
     for name, value in _ALLOCATOR.items():
         os.environ.setdefault(name, value)
     version = commit()
-    calls = (joblib.delayed(_train_one)(config, execution, checkpoints, version) for config in configs)
+    calls = (joblib.delayed(_train_one)(config, execution, checkpoints, observation, version) for config in configs)
     yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)(calls)
 
 
 def _on_cluster(
-    client: Any, configs: Sequence[Config], execution: Execution, checkpoints: Path | None
+    client: Any,
+    configs: Sequence[Config],
+    execution: Execution,
+    checkpoints: Path | None,
+    observation: Observation | None,
 ) -> Iterator[Run]:
     from distributed import as_completed
 
     version = commit()
     futures = [
-        client.submit(_train_one, config, execution, checkpoints, version, pure=False, priority=-place)
+        client.submit(_train_one, config, execution, checkpoints, observation, version, pure=False, priority=-place)
         for place, config in enumerate(configs)
     ]
     for future in as_completed(futures):
@@ -104,7 +125,7 @@ def _on_cluster(
 
 
 def work_through(
-    phases: Iterable[tuple[str, Sequence[Config]]],
+    phases: Iterable[Phase],
     store: Store,
     *,
     jobs: int = 2,
@@ -114,7 +135,7 @@ def work_through(
     """Train a queue's missing runs phase by phase, saying before each what it will take.
 
     Args:
-        phases: pairs of a name and configs; later ones may depend on the records of those before.
+        phases: in order of need; later ones may depend on the records of those before.
         store: where records lie.
         jobs: processes; two single-threaded ones beat one with two threads.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -131,9 +152,9 @@ def work_through(
         raise ValueError(explain(error)) from None
     execution.resolve()
     checkpoints = store.folder / ".checkpoints"
-    for name, configs in phases:
-        missing = store.missing(configs)
+    for name, configs, observation in phases:
+        missing = store.missing(configs, observation)
         seconds = estimate(missing, times or {}, jobs)
         took = "" if seconds is None or not missing else f", about {seconds / 60:.0f} minutes on the timed machine"
         print(f"{name}: {len(set(configs)) - len(missing)} recorded, {len(missing)} to train{took}", flush=True)
-        sweep(configs, store, jobs=jobs, execution=execution, checkpoints=checkpoints)
+        sweep(configs, store, jobs=jobs, execution=execution, checkpoints=checkpoints, observation=observation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,15 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from varred import __version__, data
-from varred.config import Config, Execution, Folds, SVRGRule
+from varred.config import Config, Execution, Folds, MetaInitialization, Observation, SVRGRule
+from varred.init import gradient_quotient, he_normal, metainit, relative_cost
+from varred.measure import gradient_noise
 from varred.optim import STORM, SVRG, Batch
-from varred.record import Curves, Divergence, Evaluation, Final, Path, Provenance, Run, Seconds
+from varred.record import Curves, Divergence, Evaluation, Final, MetaInitTrace, Noise, Path, Provenance, Run, Seconds
 
 CURVE_IMAGES = 10_000
 LOOK_EVERY = 100  # steps between two looks at the losses on the device
 EVALUATION_BATCH = 500
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 CHECKPOINT_SECONDS = 60.0
+QUOTIENT_BATCHES = 4
 
 Progress = Callable[[int, int], None]
 """``progress(epoch, epochs)`` is called at each epoch's end."""
@@ -96,11 +100,52 @@ def prepare(config: Config, device: torch.device) -> Parts:
 
 
 def build_model(config: Config, shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Return the model with the initial weights that the config's seed decides, whatever the caller drew before."""
+    """Return the model with the weights that the config's seed decides, whatever the caller drew before.
+
+    MetaInit, which needs the device, is left to :func:`rescale`.
+    """
+    rule = config.initialization
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(data.derived_seed(config.seed, "weights"))
         model = config.model.build(shape, classes)
+        if rule is not None and (rule.name == "he" or rule.start == "he"):
+            he_normal(model)
     return model.double() if config.precision == "float64" else model
+
+
+def rescale(
+    model: nn.Module, rule: MetaInitialization, shape: tuple[int, int, int], classes: int, seed: int
+) -> MetaInitTrace:
+    """Apply MetaInit to a fresh model in place; return what it did and what it cost."""
+
+    def quotient() -> float:
+        source = data.generator(seed, "quotient")
+        sample = next(model.parameters())
+        model.eval()
+        values = []
+        for _ in range(QUOTIENT_BATCHES):
+            inputs = torch.randn(rule.batch_size, *shape, generator=source).to(sample)
+            targets = torch.randint(classes, (rule.batch_size,), generator=source).to(sample.device)
+            loss = functional.cross_entropy(model(inputs), targets)
+            values.append(gradient_quotient(loss, model.parameters()).item())
+        model.train()
+        return sum(values) / len(values)
+
+    before = quotient()
+    result = metainit(
+        model,
+        shape,
+        classes,
+        steps=rule.steps,
+        batch_size=rule.batch_size,
+        learning_rate=rule.learning_rate,
+        momentum=rule.momentum,
+        seed=data.derived_seed(seed, "metainit"),
+    )
+    cost = rule.steps * rule.batch_size * relative_cost(model, shape, classes)
+    return MetaInitTrace(
+        samples=round(cost), quotients=result.quotients, before=before, after=quotient(), norms=result.norms
+    )
 
 
 @dataclass
@@ -114,7 +159,9 @@ class _Progress:
     rates: list[list[float]] = field(default_factory=list)
     momenta: list[list[float]] = field(default_factory=list)
     clipped: list[float] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: {"steps": 0.0, "snapshots": 0.0, "evaluation": 0.0})
+    noise: list[dict[str, Any]] = field(default_factory=list)
+    metainit: dict[str, Any] | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(Seconds.model_fields, 0.0))
     diverged: dict[str, Any] | None = None
 
 
@@ -125,11 +172,19 @@ class Trainer:
         config: the run.
         execution: device, threads and compilation.
         commit: of the code that trains, for the record.
+        observation: what to measure on the way.
 
     """
 
-    def __init__(self, config: Config, execution: Execution | None = None, commit: str = "unknown") -> None:
+    def __init__(
+        self,
+        config: Config,
+        execution: Execution | None = None,
+        commit: str = "unknown",
+        observation: Observation | None = None,
+    ) -> None:
         self.config = config
+        self.observation = observation or Observation()
         self.commit = commit
         self.execution = execution or Execution()
         if self.execution.threads is not None:
@@ -168,10 +223,12 @@ class Trainer:
     def batches(self, epoch: int, size: int | None = None) -> Iterator[Batch]:
         """Cut an epoch's order, under the transforms in force, into batches."""
         count, config = len(self.parts.train), self.config
-        order = data.epoch_order(count, config.seed, epoch, config.redraw_order).to(self.device)
+        order = data.epoch_order(count, config.seed, epoch, config.redraw_order, config.redraw_last).to(self.device)
         transforms = None
         if self.parts.train.augmented:
-            transforms = data.Augmentation.draw(count, config.seed, epoch, config.redraw_transforms).to(self.device)
+            transforms = data.Augmentation.draw(
+                count, config.seed, epoch, config.redraw_transforms, config.redraw_last
+            ).to(self.device)
         return self.parts.train.batches(size or config.batch_size, order, transforms)
 
     def snapshot(self, epoch: int) -> None:
@@ -189,10 +246,13 @@ class Trainer:
         torch.manual_seed(data.derived_seed(self.config.seed, "noise", epoch))
         with self.timed("snapshots"):
             self.snapshot(epoch)
+        moments = self.observation.moments(epoch, count) if isinstance(self.optimizer, SVRG) else {}
         with self.timed("steps"):
             for batch in self.batches(epoch):
                 losses[batch.index] = self.step(batch)
                 done = batch.index + 1
+                if done in moments:
+                    self._measure(epoch, done, moments[done])
                 if done % LOOK_EVERY == 0 and not bool(torch.isfinite(losses[done - LOOK_EVERY : done]).all()):
                     return losses[:done]
         return losses
@@ -216,6 +276,23 @@ class Trainer:
             torch.cuda.synchronize()
         elif self.device.type == "mps":
             torch.mps.synchronize()
+
+    def _measure(self, epoch: int, step: int, fraction: float) -> None:
+        """Record the noise of the gradients over the epoch's partition and transforms."""
+        assert isinstance(self.optimizer, SVRG)
+        samples, before = self.state.samples, self.state.seconds["evaluation"]
+        with self.timed("evaluation"):
+            noise = gradient_noise(
+                self.optimizer.parameters,
+                self.optimizer.snapshot_point,
+                self.optimizer.full_gradient,
+                self.batches(epoch),
+                self.closure,
+                buffers=self.model.buffers(),
+            )
+        self.state.samples = samples  # measuring is no part of the run's cost, nor of the time of its steps
+        self.state.seconds["steps"] -= self.state.seconds["evaluation"] - before
+        self.state.noise.append({"epoch": epoch, "step": step, "fraction": fraction, **dataclasses.asdict(noise)})
 
     def _observe(self, running: float) -> None:
         with self.timed("evaluation"):
@@ -249,6 +326,7 @@ class Trainer:
         sizes = torch.full((-(-len(self.parts.train) // self.config.batch_size),), self.config.batch_size).double()
         sizes[-1] = len(self.parts.train) - sizes[:-1].sum()
         if self.state.epoch == 0:
+            self._initialize()
             self._observe(float("nan"))
         while self.state.epoch < self.config.epochs and self.state.diverged is None:
             losses = self.epoch(self.state.epoch).cpu()
@@ -268,6 +346,13 @@ class Trainer:
                 self.save(checkpoint)
                 saved = time.monotonic()
         return self._record()
+
+    def _initialize(self) -> None:
+        rule = self.config.initialization
+        if isinstance(rule, MetaInitialization):
+            with self.timed("initialization"):
+                trace = rescale(self.model, rule, self.parts.shape, self.parts.classes, self.config.seed)
+            self.state.metainit = trace.model_dump()
 
     def save(self, path: FilePath) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -320,6 +405,8 @@ class Trainer:
             final=final,
             fingerprint=state.fingerprint,
             path=path,
+            noise=[Noise(**noise) for noise in state.noise],
+            metainit=MetaInitTrace(**state.metainit) if state.metainit else None,
             diverged=Divergence(**state.diverged) if state.diverged else None,
             data_checksum=parts.checksum,
             curve_images=len(parts.curve[1]),
@@ -397,6 +484,7 @@ def train(
     checkpoint: FilePath | None = None,
     progress: Progress | None = None,
     commit: str = "unknown",
+    observation: Observation | None = None,
 ) -> Run:
     """Train one config and return its record.
 
@@ -406,6 +494,7 @@ def train(
         checkpoint: file to resume from and to save to at epoch ends.
         progress: called with (epochs done, epochs) at each epoch's end.
         commit: of the code that trains, for the record.
+        observation: what to measure on the way; it changes no bit of the run.
 
     Raises:
         ValueError: the device is not there, or the config asks for more images than there are.
@@ -418,4 +507,4 @@ def train(
         [0, 2000]
 
     """
-    return Trainer(config, execution, commit).run(checkpoint, progress)
+    return Trainer(config, execution, commit, observation).run(checkpoint, progress)

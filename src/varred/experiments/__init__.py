@@ -1,29 +1,25 @@
-"""The book's experiments as lists of configs: one module a chapter, read by its notebook, the queue and ``verify``."""
+"""The book's experiments as lists of configs, read by their chapters, the queue and ``verify``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
-from varred.config import Config
-from varred.experiments import lenet_mnist
+from varred.experiments import lenet_mnist, metainit_cifar100, staleness
+from varred.experiments.comparison import RESNET18, RESNET101
 from varred.runs import Store
+from varred.sweep import Phase
 
-
-class Phase(NamedTuple):
-    """A step of a queue: what it is called and what it trains."""
-
-    name: str
-    configs: list[Config]
-
-
-CHAPTERS: dict[str, Callable[[str, Store], Iterator[tuple[str, list[Config]]]]] = {
+CHAPTERS: dict[str, Callable[[str, Store], Iterator[Phase]]] = {
     "12-lenet-mnist": lambda preset, store: lenet_mnist.queue(lenet_mnist.scale(preset), store),
+    "13-resnet18-cifar10": lambda preset, store: RESNET18.queue(RESNET18.scale(preset), store),
+    "14-staleness": lambda preset, store: staleness.queue(RESNET18.scale(preset), store),
+    "15-resnet101-cifar100": lambda preset, store: RESNET101.queue(RESNET101.scale(preset), store),
+    "16-metainit-cifar100": lambda preset, store: metainit_cifar100.queue(RESNET101.scale(preset), store),
 }
 
 
 def queue(chapter: str, preset: str, store: Store) -> Iterator[Phase]:
-    """Yield a chapter's phases in order of need; a phase may depend on the records of those before it.
+    """Return a chapter's phases in order of need; a phase may depend on the records of those before it.
 
     Raises:
         ValueError: the chapter has no experiments.
@@ -31,5 +27,4 @@ def queue(chapter: str, preset: str, store: Store) -> Iterator[Phase]:
     """
     if chapter not in CHAPTERS:
         raise ValueError(f"chapter {chapter!r} has no runs: choose one of {', '.join(CHAPTERS)}")
-    for name, configs in CHAPTERS[chapter](preset, store):
-        yield Phase(name, configs)
+    return CHAPTERS[chapter](preset, store)

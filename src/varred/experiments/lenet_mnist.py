@@ -18,8 +18,11 @@ from varred.config import (
     STORMRule,
     SVRGRule,
 )
+from varred.experiments import parameters
+from varred.experiments.grid import Axis, Point, candidates, points, widening
 from varred.record import Run
 from varred.runs import Store
+from varred.sweep import Phase
 
 METHODS = ("Adam", "SGD", "AdaGrad", "SVRG", "STORM")
 FINALISTS = 3
@@ -74,18 +77,8 @@ def scale(preset: str, methods: Sequence[str] = METHODS, seeds: Sequence[int] = 
         >>> scale("cpu", seeds=[7]).seeds
         (7,)
     """
-    if preset not in SCALES:
-        raise ValueError(f"preset must be one of {', '.join(SCALES)}, got {preset!r}")
-    for method in methods:
-        if method not in METHODS:
-            raise ValueError(f"methods must be among {', '.join(METHODS)}, got {method!r}")
-    if not methods:
-        raise ValueError(f"methods must name at least one of {', '.join(METHODS)}, got none")
-    for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise ValueError(f"seeds must be whole numbers from 0, got {seed!r}")
-    if not isinstance(epochs, int) or epochs < 0:
-        raise ValueError(f"epochs must be a whole number from 0 (0: the preset's own), got {epochs!r}")
+    parameters.check(SCALES, preset, METHODS, methods)
+    parameters.check_numbers(seeds, epochs)
     own = SCALES[preset]
     return replace(
         own,
@@ -140,7 +133,7 @@ def rule(method: str, *values: float) -> Rule:
     return AdaGradRule(name="adagrad", learning_rate=values[0])
 
 
-def tuned(config: Config) -> tuple[float, ...]:
+def tuned(config: Config) -> Point:
     """Return the values that :func:`rule` takes."""
     optimizer = config.optimizer
     if isinstance(optimizer, STORMRule):
@@ -150,33 +143,23 @@ def tuned(config: Config) -> tuple[float, ...]:
     return (optimizer.learning_rate,)
 
 
-# Table 4.1, as exponents of ten, each dimension in order
-GRIDS: dict[str, tuple[tuple[int, ...], ...]] = {
-    "Adam": ((-5, -4, -3, -2, -1),),
-    "SGD": ((-5, -4, -3, -2, -1),),
-    "AdaGrad": ((-4, -3, -2, -1),),
-    "SVRG": ((-5, -4, -3, -2, -1),),
-    "STORM": ((-1, 0, 1, 2, 3), (-3, -2, -1, 0)),
+def _decades(low: int, high: int) -> Axis:
+    """Return 1e<low> to 1e<high>, with two further decades each way to widen into."""
+    below, values, above = (
+        tuple(float(f"1e{e}") for e in exponents)
+        for exponents in (range(low - 1, low - 3, -1), range(low, high + 1), range(high + 1, high + 3))
+    )
+    return Axis(values, below, above)
+
+
+# Table 4.1; STORM's (c, k) jointly
+GRIDS: dict[str, tuple[Axis, ...]] = {
+    "Adam": (_decades(-5, -1),),
+    "SGD": (_decades(-5, -1),),
+    "AdaGrad": (_decades(-4, -1),),
+    "SVRG": (_decades(-5, -1),),
+    "STORM": (_decades(-1, 3), _decades(-3, 0)),
 }
-
-
-def points(method: str) -> list[tuple[float, ...]]:
-    """Return table 4.1's grid of a method, STORM's jointly; 39 points over the five methods.
-
-    Example:
-        >>> sum(len(points(method)) for method in METHODS)
-        39
-
-    """
-    grid = GRIDS[method]
-    if len(grid) == 1:
-        return [(power(e),) for e in grid[0]]
-    return [(power(c), power(k)) for c in grid[0] for k in grid[1]]
-
-
-def power(exponent: int) -> float:
-    """Return the float that ``1e<exponent>`` reads as."""
-    return float(f"1e{exponent}")
 
 
 def base(scale: Scale, optimizer: Rule, seed: int, epochs: int | None = None) -> Config:
@@ -214,7 +197,7 @@ def snapshot_periods(scale: Scale) -> list[Config]:
     return [base(scale, svrg(0.01, every), seed) for seed in scale.side_seeds for every in (5, 1)]
 
 
-def folds(scale: Scale, method: str, values: tuple[float, ...], epochs: int) -> list[Config]:
+def folds(scale: Scale, method: str, values: Point, epochs: int) -> list[Config]:
     """Return one grid point's runs of the cross-validation."""
     config = base(scale, rule(method, *values), seed=1, epochs=epochs)
     data = config.data
@@ -224,7 +207,7 @@ def folds(scale: Scale, method: str, values: tuple[float, ...], epochs: int) -> 
     ]
 
 
-def validation_loss(store: Store, scale: Scale, method: str, values: tuple[float, ...], epochs: int) -> float | None:
+def validation_loss(store: Store, scale: Scale, method: str, values: Point, epochs: int) -> float | None:
     """Return the mean validation loss at the end over the folds; infinite if one diverged, None if one is missing."""
     runs = store.available(folds(scale, method, values, epochs))
     if len(runs) < scale.folds:
@@ -236,51 +219,18 @@ def _mean_validation(runs: Sequence[Run]) -> float:
     return sum(run.final.validation.loss for run in runs if run.final.validation) / len(runs)
 
 
-def screened(store: Store, scale: Scale, method: str) -> dict[tuple[float, ...], float]:
+def screened(store: Store, scale: Scale, method: str) -> dict[Point, float]:
     """Return the screening's mean validation losses that are known, widened grid included."""
     epochs = scale.screening_epochs
-    known: dict[tuple[float, ...], float] = {}
-    for values in candidates(method):
+    known: dict[Point, float] = {}
+    for values in candidates(GRIDS[method]):
         loss = validation_loss(store, scale, method, values, epochs)
         if loss is not None:
             known[values] = loss
     return known
 
 
-def candidates(method: str) -> list[tuple[float, ...]]:
-    """Return the grid and all points that widening may reach."""
-    grid = GRIDS[method]
-    wide = [range(axis[0] - WIDENINGS, axis[-1] + WIDENINGS + 1) for axis in grid]
-    if len(wide) == 1:
-        return [(power(e),) for e in wide[0]]
-    return [(power(c), power(k)) for c in wide[0] for k in wide[1]]
-
-
-def widening(store: Store, scale: Scale, method: str) -> list[tuple[float, ...]]:
-    """Return the next points beyond an edge that holds the best value; empty if it lies inside or enough was added.
-
-    One factor of ten at a time in the direction of the edge, the other dimension kept, two values at most each way,
-    and not beyond a value that diverged.
-    """
-    known = screened(store, scale, method)
-    if any(values not in known for values in points(method)):
-        return []
-    best = min(known, key=lambda values: known[values])
-    added = []
-    for axis, exponents in enumerate(GRIDS[method]):
-        tried = sorted(v[axis] for v in known if all(v[i] == best[i] for i in range(len(best)) if i != axis))
-        for edge, direction, bound in ((tried[0], -1, exponents[0]), (tried[-1], 1, exponents[-1])):
-            if best[axis] != edge:
-                continue
-            steps = range(1, WIDENINGS + 1)
-            beyond = [power(bound + direction * step) for step in steps]
-            fresh = [value for value in beyond if direction * (value - edge) > 0]
-            if fresh:
-                added.append(tuple(fresh[0] if i == axis else v for i, v in enumerate(best)))
-    return added
-
-
-def finalists(store: Store, scale: Scale, method: str) -> list[tuple[float, ...]]:
+def finalists(store: Store, scale: Scale, method: str) -> list[Point]:
     """Return the three best of the screening, and always the source's own choice."""
     known = screened(store, scale, method)
     best = sorted((v for v in known if known[v] < float("inf")), key=lambda values: known[values])[:FINALISTS]
@@ -288,16 +238,18 @@ def finalists(store: Store, scale: Scale, method: str) -> list[tuple[float, ...]
     return best if own in best else [*best, own]
 
 
-def selected(store: Store, scale: Scale) -> dict[str, tuple[float, ...]]:
+def selected(store: Store, scale: Scale) -> dict[str, Point]:
     """Return each method's values of least mean validation loss at the last stage, where that stage is complete."""
     result = {}
     for method in scale.methods:
         if scale.final_epochs is None:
-            losses: dict[tuple[float, ...], float | None] = dict(screened(store, scale, method))
-            if len(losses) < len(points(method)):
+            losses: dict[Point, float | None] = dict(screened(store, scale, method))
+            if len(losses) < len(points(GRIDS[method])):
                 continue
         else:
-            if len(screened(store, scale, method)) < len(points(method)) or widening(store, scale, method):
+            if len(screened(store, scale, method)) < len(points(GRIDS[method])) or widening(
+                GRIDS[method], screened(store, scale, method)
+            ):
                 continue
             losses = {
                 values: validation_loss(store, scale, method, values, scale.final_epochs)
@@ -309,28 +261,33 @@ def selected(store: Store, scale: Scale) -> dict[str, tuple[float, ...]]:
     return result
 
 
-def queue(scale: Scale, store: Store) -> Iterator[tuple[str, list[Config]]]:
+def queue(scale: Scale, store: Store) -> Iterator[Phase]:
     """Yield the chapter's phases; later ones are decided by the records of earlier ones."""
-    yield "benchmark with table 4.2's values", benchmark(scale)
-    yield "STORM's granularities", granularities(scale)
-    yield "SVRG's snapshot period", snapshot_periods(scale)
-    screening = [(method, values) for method in scale.methods for values in points(method)]
-    yield (
+    yield Phase("benchmark with table 4.2's values", benchmark(scale))
+    yield Phase("STORM's granularities", granularities(scale))
+    yield Phase("SVRG's snapshot period", snapshot_periods(scale))
+    screening = [(method, values) for method in scale.methods for values in points(GRIDS[method])]
+    yield Phase(
         "cross-validation, first stage",
         [config for method, values in screening for config in folds(scale, method, values, scale.screening_epochs)],
     )
     if scale.final_epochs is not None:
         for _ in range(WIDENINGS):
-            wider = [(method, values) for method in scale.methods for values in widening(store, scale, method)]
-            yield (
+            wider = [
+                (method, values)
+                for method in scale.methods
+                for values in widening(GRIDS[method], screened(store, scale, method))
+            ]
+            yield Phase(
                 "cross-validation, wider grid",
                 [config for method, values in wider for config in folds(scale, method, values, scale.screening_epochs)],
             )
     if scale.final_epochs is not None:
         final = [(method, values) for method in scale.methods for values in finalists(store, scale, method)]
-        yield (
+        yield Phase(
             "cross-validation, second stage",
             [config for method, values in final for config in folds(scale, method, values, scale.final_epochs or 0)],
         )
     ours = {method: rule(method, *values) for method, values in selected(store, scale).items()}
-    yield "benchmark with our selected values", benchmark(scale, {m: r for m, r in ours.items() if r != SELECTED[m]})
+    again = {method: own for method, own in ours.items() if own != SELECTED[method]}
+    yield Phase("benchmark with our selected values", benchmark(scale, again))

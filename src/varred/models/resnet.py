@@ -12,6 +12,23 @@ from varred.models.layers import Activation, Normalization, activation_layer, ch
 Block = Literal["basic", "bottleneck"]
 
 
+class Subsample(nn.Module):
+    """Keep every ``stride``-th row and column.
+
+    Before a 1 x 1 convolution it does what the convolution's own stride would. That one corrupts memory on CPUs in
+    channels-last format where it has few input channels: its weight gradient writes past oneDNN's workspace (oneDNN
+    issue 6035).
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the kept rows and columns."""
+        return inputs[:, :, :: self.stride, :: self.stride]
+
+
 class Residual(nn.Module):
     r"""A residual block: :math:`y = \phi(x' + f(x))`, with :math:`x'` the input or its 1 x 1 projection.
 
@@ -49,7 +66,9 @@ class Residual(nn.Module):
         self.residual = nn.Sequential(*layers[:-1])
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            projection: list[nn.Module] = [nn.Conv2d(inputs, outputs, 1, stride, bias=False)]
+            projection: list[nn.Module] = [nn.Conv2d(inputs, outputs, 1, bias=False)]
+            if stride != 1:
+                projection.insert(0, Subsample(stride))
             if batch:
                 projection.append(nn.BatchNorm2d(outputs))
             self.shortcut = nn.Sequential(*projection)

@@ -1,0 +1,283 @@
+"""SGD, Adam and SVRG on a residual network, with and without batch normalization: sections 4.2 of source 000.
+
+One experiment, two instances: ResNet18 on CIFAR-10 (chapter 13) and ResNet101 on CIFAR-100 (chapter 15).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from varred.config import AdamRule, Config, Data, Fraction, ResNetModel, Rule, SGDRule, Snapshot, SVRGRule
+from varred.experiments import parameters
+from varred.experiments.grid import Axis, Point, candidates, points, widening
+from varred.record import Run
+from varred.runs import Store
+from varred.sweep import Phase
+
+Normalization = Literal["batch", "none"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("batch", "none")
+METHODS = ("SGD", "Adam", "SVRG")
+WIDENINGS = 3
+BATCH = 128
+HOLDOUT = Fraction(fraction=0.05)
+EVERY = 5  # epochs between SVRG's snapshots in the public code of source 000's author
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a preset changes.
+
+    Attributes:
+        size: of the data set.
+        width: channels of the first stage; 64 is the source's.
+        grid_images: training images of the grids, a seeded permutation's first; None for all that are not held out.
+        grid_epochs: of the grids.
+        epochs: of the benchmark.
+        svrg_epochs: of SVRG's runs in it; the source gives SVRG 150 where the others have 200.
+        images: training images of the benchmark; None for all that are not held out.
+        seeds: of the benchmark.
+        source_values: run the benchmark with the source's own learning rates first.
+        methods: the optimizers to compare.
+
+    """
+
+    size: Literal["full", "sample"]
+    width: int
+    grid_images: int | None
+    grid_epochs: int
+    epochs: int
+    svrg_epochs: int
+    images: int | None
+    seeds: tuple[int, ...]
+    source_values: bool = False
+    methods: tuple[str, ...] = METHODS
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A network and a data set, with what source 000 tried, chose and found.
+
+    Attributes:
+        data: the data set.
+        model: the network.
+        grids: learning rates of each method, as the source lists them, and how far they may be widened.
+        source_rates: the source's choices, by normalization and method.
+        source_accuracy: its final test and training accuracies, one run with seed 1.
+        scales: of the presets.
+
+    """
+
+    data: Literal["cifar10", "cifar100"]
+    model: Literal["resnet18", "resnet101_basic"]
+    grids: Mapping[str, Axis]
+    source_rates: Mapping[Normalization, Mapping[str, float]]
+    source_accuracy: Mapping[Normalization, Mapping[str, tuple[float, float]]]
+    scales: Mapping[str, Scale]
+
+    def scale(
+        self, preset: str, methods: Sequence[str] = METHODS, seeds: Sequence[int] = (), epochs: int = 0, width: int = 0
+    ) -> Scale:
+        """Return a preset's scale, with some of it replaced.
+
+        Args:
+            preset: ``"smoke"``, ``"cpu"`` or ``"paper"``.
+            methods: the optimizers to compare.
+            seeds: of the benchmark; none for the preset's own.
+            epochs: of the benchmark, SVRG's included; 0 for the preset's own.
+            width: of the network; 0 for the preset's own.
+
+        Raises:
+            ValueError: a value is not one of these.
+
+        """
+        parameters.check(self.scales, preset, METHODS, methods)
+        parameters.check_numbers(seeds, epochs, width)
+        own = self.scales[preset]
+        return replace(
+            own,
+            methods=tuple(method for method in METHODS if method in methods),
+            seeds=tuple(seeds) or own.seeds,
+            epochs=epochs or own.epochs,
+            svrg_epochs=epochs or own.svrg_epochs,
+            width=width or own.width,
+        )
+
+    def config(
+        self, scale: Scale, normalization: Normalization, rule: Rule, *, seed: int, epochs: int, **changes: Any
+    ) -> Config:
+        """Return a run: batches of 128, pad-4 crops and flips, 5 % of the training images held out."""
+        images = changes.pop("images", scale.images)
+        return Config(
+            data=Data(name=self.data, size=scale.size, holdout=HOLDOUT, subset=images, augmentation="crop_flip"),
+            model=ResNetModel(name=self.model, width=scale.width, normalization=normalization),
+            optimizer=rule,
+            batch_size=BATCH,
+            epochs=epochs,
+            seed=seed,
+            **changes,
+        )
+
+    def grid_run(self, scale: Scale, normalization: Normalization, method: str, rate: float) -> Config:
+        """Return a grid point's run, with seed 1."""
+        return self.config(
+            scale, normalization, rule(method, rate), seed=1, epochs=scale.grid_epochs, images=scale.grid_images
+        )
+
+    def losses(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> dict[float, float]:
+        """Return the final validation losses that are recorded, by learning rate; infinite where a run diverged."""
+        known = {}
+        for (rate,) in candidates([self.grids[method]]):
+            for run in store.available([self.grid_run(scale, normalization, method, rate)]):
+                known[rate] = float("inf") if run.diverged else validation_loss(run)
+        return known
+
+    def wider(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> list[float]:
+        """Return the next learning rates beyond an edge that holds the best one."""
+        losses: dict[Point, float] = {
+            (rate,): loss for rate, loss in self.losses(store, scale, normalization, method).items()
+        }
+        return [rate for (rate,) in widening([self.grids[method]], losses)]
+
+    def selected(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> float | None:
+        """Return the learning rate of least validation loss at the end; None while the grid is not complete."""
+        known = self.losses(store, scale, normalization, method)
+        complete = all(rate in known for (rate,) in points([self.grids[method]]))
+        if not complete or self.wider(store, scale, normalization, method):
+            return None
+        best = min(known, key=lambda rate: known[rate])
+        return best if known[best] < float("inf") else None
+
+    def grids_of(self, store: Store, scale: Scale, methods: Sequence[str]) -> Iterator[Phase]:
+        """Yield the grids of some methods in both settings, then what widening asks for."""
+        chosen = [method for method in methods if method in scale.methods]
+        names = ", ".join(chosen)
+        yield Phase(
+            f"grid: {names}",
+            [
+                self.grid_run(scale, normalization, method, rate)
+                for method in chosen
+                for (rate,) in reversed(points([self.grids[method]]))
+                for normalization in NORMALIZATIONS
+            ],
+        )
+        for _ in range(WIDENINGS):
+            yield Phase(
+                f"wider grid: {names}",
+                [
+                    self.grid_run(scale, normalization, method, rate)
+                    for method in chosen
+                    for normalization in NORMALIZATIONS
+                    for rate in self.wider(store, scale, normalization, method)
+                ],
+            )
+
+    def benchmark(
+        self,
+        scale: Scale,
+        rates: Mapping[Normalization, Mapping[str, float]],
+        seeds: Sequence[int] | None = None,
+    ) -> list[Config]:
+        """Return the benchmark's runs at given learning rates, seed by seed."""
+        return [
+            self.config(
+                scale,
+                normalization,
+                rule(method, rates[normalization][method]),
+                seed=seed,
+                epochs=scale.svrg_epochs if method == "SVRG" else scale.epochs,
+            )
+            for seed in (scale.seeds if seeds is None else seeds)
+            for normalization in NORMALIZATIONS
+            for method in scale.methods
+            if method in rates.get(normalization, {})
+        ]
+
+    def rates(self, store: Store, scale: Scale) -> dict[Normalization, dict[str, float]]:
+        """Return the learning rates that the grids select, where they are decided."""
+        chosen: dict[Normalization, dict[str, float]] = {}
+        for normalization in NORMALIZATIONS:
+            own = {method: self.selected(store, scale, normalization, method) for method in scale.methods}
+            chosen[normalization] = {method: rate for method, rate in own.items() if rate is not None}
+        return chosen
+
+    def queue(self, scale: Scale, store: Store) -> Iterator[Phase]:
+        """Yield the phases; later ones are decided by the records of earlier ones."""
+        if scale.source_values:
+            yield Phase("benchmark with the source's values", self.benchmark(scale, self.source_rates))
+        yield from self.grids_of(store, scale, ["SVRG"])
+        yield from self.grids_of(store, scale, ["SGD", "Adam"])
+        for seed in scale.seeds:
+            yield Phase(
+                f"benchmark with our values, seed {seed}", self.benchmark(scale, self.rates(store, scale), [seed])
+            )
+
+
+def rule(method: str, learning_rate: float) -> Rule:
+    """Return a method's rule: plain SGD, Adam at its defaults, SVRG around plain SGD with a snapshot every 5 epochs."""
+    if method == "Adam":
+        return AdamRule(name="adam", learning_rate=learning_rate)
+    sgd = SGDRule(name="sgd", learning_rate=learning_rate)
+    return SVRGRule(name="svrg", base=sgd, snapshot=Snapshot(every=EVERY)) if method == "SVRG" else sgd
+
+
+def validation_loss(run: Run) -> float:
+    """Return the loss on the held-out images at the end.
+
+    Raises:
+        ValueError: the run held none out.
+
+    """
+    if run.final.validation is None:
+        raise ValueError(f"run {run.config.identity} held no images out")
+    return run.final.validation.loss
+
+
+# Section 4.2.1 and 4.2.2. Table 4.4 lists .010 twice for SVRG, out of order; read as .001 the grid is sorted.
+RESNET18 = Comparison(
+    data="cifar10",
+    model="resnet18",
+    grids={
+        "SGD": Axis((0.005, 0.01, 0.05, 0.1), below=(0.001, 0.0005), above=(0.5, 1.0)),
+        "Adam": Axis((1e-5, 1e-4, 1e-3), below=(1e-6,), above=(1e-2, 1e-1)),
+        "SVRG": Axis((0.0005, 0.001, 0.005, 0.01), below=(0.0001,), above=(0.05, 0.1, 0.5)),
+    },
+    source_rates={
+        "batch": {"SGD": 0.05, "Adam": 1e-4, "SVRG": 0.01},  # table 4.5
+        "none": {"SGD": 0.01, "Adam": 1e-5, "SVRG": 0.005},  # table 4.7
+    },
+    source_accuracy={
+        "batch": {"SGD": (0.9221, 0.9996), "Adam": (0.9184, 0.9976), "SVRG": (0.886, 0.97664)},  # table 4.6
+        "none": {"SGD": (0.8382, 0.9924), "Adam": (0.8268, 0.9712), "SVRG": (0.8044, 0.8990)},  # table 4.8
+    },
+    scales={
+        "smoke": Scale("sample", 2, 512, 1, 1, 1, 512, (1,)),
+        "cpu": Scale("full", 8, 20_000, 15, 20, 20, None, (1, 2, 3)),
+        "paper": Scale("full", 64, None, 200, 200, 150, None, (1,), source_values=True),
+    },
+)
+
+# Sections 4.2.3 and 4.2.4; the public code builds "ResNet101" from basic blocks. Table 4.9's .010 is out of order too.
+RESNET101 = Comparison(
+    data="cifar100",
+    model="resnet101_basic",
+    grids={
+        "SGD": Axis((0.005, 0.01, 0.05), below=(0.001,), above=(0.1, 0.5)),
+        "Adam": Axis((1e-6, 1e-5, 1e-4), below=(1e-7,), above=(1e-3, 1e-2)),
+        "SVRG": Axis((0.0005, 0.001, 0.005), below=(0.0001,), above=(0.01, 0.05, 0.1)),
+    },
+    source_rates={
+        "batch": {"SGD": 0.05, "Adam": 1e-4, "SVRG": 0.005},  # table 4.10
+        "none": {"SGD": 0.005, "Adam": 1e-4, "SVRG": 0.005},  # table 4.12
+    },
+    source_accuracy={
+        "batch": {"SGD": (0.7239, 0.9999), "Adam": (0.7073, 0.9984), "SVRG": (0.5947, 0.9734)},  # table 4.11
+        "none": {"SGD": (0.4771, 0.9925), "Adam": (0.6055, 0.9934), "SVRG": (0.4441, 0.8915)},  # table 4.13
+    },
+    scales={
+        "smoke": Scale("sample", 2, 256, 1, 1, 1, 256, (1,)),
+        "cpu": Scale("full", 8, 10_000, 10, 10, 10, 20_000, (1, 2, 3)),
+        "paper": Scale("full", 64, None, 200, 200, 150, None, (1,), source_values=True),
+    },
+)

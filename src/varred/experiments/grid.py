@@ -1,0 +1,79 @@
+"""Hyper-parameter grids: their points, and how they are widened where the best value lies on an edge."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Point = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One hyper-parameter's values, and those that widening may add.
+
+    Attributes:
+        values: the source's, ascending.
+        below: further values, the nearest first.
+        above: likewise.
+
+    """
+
+    values: tuple[float, ...]
+    below: tuple[float, ...] = ()
+    above: tuple[float, ...] = ()
+
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """All values that widening may reach, ascending."""
+        return (*reversed(self.below), *self.values, *self.above)
+
+
+def points(axes: Sequence[Axis]) -> list[Point]:
+    """Return the joint grid.
+
+    Example:
+        >>> points([Axis((1.0, 2.0)), Axis((5.0,))])
+        [(1.0, 5.0), (2.0, 5.0)]
+
+    """
+    return list(itertools.product(*(axis.values for axis in axes)))
+
+
+def candidates(axes: Sequence[Axis]) -> list[Point]:
+    """Return the joint grid with all values that widening may reach."""
+    return list(itertools.product(*(axis.reach for axis in axes)))
+
+
+def widening(axes: Sequence[Axis], losses: Mapping[Point, float]) -> list[Point]:
+    """Return the next points beyond an edge that holds the best value; empty if it lies inside or enough was added.
+
+    One value at a time in the direction of the edge, the other dimensions kept, and not beyond a value that diverged:
+    its loss is infinite, so the edge is not the best.
+
+    Args:
+        axes: of the grid.
+        losses: of the points known so far, those of earlier widenings included.
+
+    Example:
+        >>> axis = Axis((1.0, 2.0), below=(0.5,), above=(4.0, 8.0))
+        >>> widening([axis], {(1.0,): 0.3, (2.0,): 0.2})
+        [(4.0,)]
+        >>> widening([axis], {(1.0,): 0.3, (2.0,): 0.2, (4.0,): 0.1})
+        [(8.0,)]
+        >>> widening([axis], {(1.0,): 0.3, (2.0,): 0.2, (4.0,): float("inf")})
+        []
+
+    """
+    if any(point not in losses for point in points(axes)):
+        return []
+    best = min(losses, key=lambda point: losses[point])
+    added = []
+    for place, axis in enumerate(axes):
+        line = [p[place] for p in losses if all(p[i] == best[i] for i in range(len(best)) if i != place)]
+        for edge, further in ((min(line), axis.below), (max(line), axis.above)):
+            fresh = [value for value in further if value not in line]
+            if best[place] == edge and fresh:
+                added.append(tuple(fresh[0] if i == place else value for i, value in enumerate(best)))
+    return added

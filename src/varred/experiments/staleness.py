@@ -1,0 +1,131 @@
+"""What explains SVRG's deficit on ResNet18? A factorial of snapshot period, locking and batch normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from varred.config import Config, Observation, Rule, SGDRule, Snapshot, SVRGRule
+from varred.experiments.comparison import NORMALIZATIONS, RESNET18, Normalization, Scale
+from varred.record import Run
+from varred.runs import Store
+from varred.sweep import Phase
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to run: the estimator, its snapshots, and how long order and transforms are kept.
+
+    Attributes:
+        snapshot: None for plain SGD.
+        redraw: epochs for which one order and one draw of the transforms are kept.
+        redraw_last: the last epoch at which they may be redrawn; None for no end.
+
+    """
+
+    snapshot: Snapshot | None
+    redraw: int = 1
+    redraw_last: int | None = None
+
+    def rule(self, learning_rate: float) -> Rule:
+        """Return SVRG around plain SGD, or plain SGD."""
+        sgd = SGDRule(name="sgd", learning_rate=learning_rate)
+        return sgd if self.snapshot is None else SVRGRule(name="svrg", base=sgd, snapshot=self.snapshot)
+
+    @property
+    def draws(self) -> dict[str, Any]:
+        """The config's fields that say when order and transforms are redrawn."""
+        return {"redraw_order": self.redraw, "redraw_transforms": self.redraw, "redraw_last": self.redraw_last}
+
+
+ONCE = Snapshot(last=0)
+TWICE = Snapshot(every=5, last=5)
+CELLS: Mapping[str, Cell] = {
+    "SGD": Cell(None),
+    "SVRG every epoch": Cell(Snapshot()),
+    "SVRG every 5, redrawn": Cell(Snapshot(every=5)),
+    "SVRG once, redrawn": Cell(ONCE),
+    "SVRG every 5, locked": Cell(Snapshot(every=5), 5),
+    "SVRG once, locked": Cell(ONCE, 1, 0),
+    "SGD, kept 5 epochs": Cell(None, 5),
+    "SGD, kept for ever": Cell(None, 1, 0),
+    "SVRG at 0 and 5, redrawn": Cell(TWICE),
+    "SVRG at 0 and 5, locked": Cell(TWICE, 5, 5),
+}
+"""In the order of the queue. A snapshot every epoch is locked by nature: its partition is the epoch's own."""
+
+CONTRASTS: Mapping[str, Mapping[str, float]] = {
+    "estimator: every epoch - SGD": {"SVRG every epoch": 1, "SGD": -1},
+    "staleness: every 5 locked - every epoch": {"SVRG every 5, locked": 1, "SVRG every epoch": -1},
+    "freezing: once locked - every 5 locked": {"SVRG once, locked": 1, "SVRG every 5, locked": -1},
+    "unlocking, every 5, net of SGD's own": {
+        "SVRG every 5, redrawn": 1,
+        "SVRG every 5, locked": -1,
+        "SGD": -1,
+        "SGD, kept 5 epochs": 1,
+    },
+    "unlocking, once, net of SGD's own": {
+        "SVRG once, redrawn": 1,
+        "SVRG once, locked": -1,
+        "SGD": -1,
+        "SGD, kept for ever": 1,
+    },
+    "deficit of the source's protocol": {"SVRG every 5, redrawn": 1, "SGD": -1},
+    "deficit with a frozen snapshot": {"SVRG once, redrawn": 1, "SGD": -1},
+}
+"""Declared before the runs; Holm's correction is over these, for one response and one setting of normalization."""
+
+
+def epochs(scale: Scale) -> int:
+    """Return the length of the factorial's runs: the grid's."""
+    return scale.grid_epochs
+
+
+def observation(scale: Scale) -> Observation:
+    """Return when the noise is measured: in the first, the middle and the last epoch."""
+    last = epochs(scale) - 1
+    return Observation(epochs=tuple(sorted({0, last // 2, last})))
+
+
+def run_of(scale: Scale, normalization: Normalization, cell: str, learning_rate: float, seed: int) -> Config:
+    """Return a cell's run, on the grid's images."""
+    own = CELLS[cell]
+    return RESNET18.config(
+        scale,
+        normalization,
+        own.rule(learning_rate),
+        seed=seed,
+        epochs=epochs(scale),
+        images=scale.grid_images,
+        **own.draws,
+    )
+
+
+def rates(store: Store, scale: Scale) -> dict[Normalization, float]:
+    """Return the learning rate of all cells of a setting: the one that SVRG's grid selects there."""
+    found = {normalization: RESNET18.selected(store, scale, normalization, "SVRG") for normalization in NORMALIZATIONS}
+    return {normalization: rate for normalization, rate in found.items() if rate is not None}
+
+
+def cells(store: Store, scale: Scale, normalization: Normalization) -> dict[str, list[Run]]:
+    """Return the recorded runs of each cell, in the order of the seeds; empty lists where there are none."""
+    rate = rates(store, scale).get(normalization)
+    return {
+        cell: []
+        if rate is None
+        else store.available(run_of(scale, normalization, cell, rate, seed) for seed in scale.seeds)
+        for cell in CELLS
+    }
+
+
+def queue(scale: Scale, store: Store) -> Iterator[Phase]:
+    """Yield SVRG's grid, then the factorial seed by seed; the noise is measured in the first seed's runs."""
+    yield from RESNET18.grids_of(store, scale, ["SVRG"])
+    for seed in scale.seeds:
+        chosen = rates(store, scale)
+        yield Phase(
+            f"factorial, seed {seed}",
+            [run_of(scale, setting, cell, rate, seed) for cell in CELLS for setting, rate in chosen.items()],
+            observation(scale) if seed == scale.seeds[0] else None,
+        )
