@@ -37,8 +37,10 @@ class Scale:
         epochs: of the benchmark.
         svrg_epochs: of SVRG's runs in it; the source gives SVRG 150 where the others have 200.
         images: training images of the benchmark; None for all that are not held out.
-        seeds: of the benchmark.
-        source_values: run the benchmark with the source's own learning rates first.
+        seeds: of the benchmark and of the side experiments.
+        side_images: training images of the side experiments: the factorial of chapter 14, MetaInit of chapter 16.
+        side_epochs: of these.
+        source_values: run the benchmark with the source's own learning rates first, and the factorial at SVRG's.
         methods: the optimizers to compare.
 
     """
@@ -51,6 +53,8 @@ class Scale:
     svrg_epochs: int
     images: int | None
     seeds: tuple[int, ...]
+    side_images: int
+    side_epochs: int
     source_values: bool = False
     methods: tuple[str, ...] = METHODS
 
@@ -252,9 +256,9 @@ RESNET18 = Comparison(
         "none": {"SGD": (0.8382, 0.9924), "Adam": (0.8268, 0.9712), "SVRG": (0.8044, 0.8990)},  # table 4.8
     },
     scales={
-        "smoke": Scale("sample", 2, 512, 1, 1, 1, 512, (1,)),
-        "cpu": Scale("full", 8, 20_000, 15, 20, 20, None, (1, 2, 3)),
-        "paper": Scale("full", 64, None, 200, 200, 150, None, (1,), source_values=True),
+        "smoke": Scale("sample", 2, 512, 1, 1, 1, 512, (1,), 512, 1),
+        "cpu": Scale("full", 8, 20_000, 10, 20, 20, None, (1, 2, 3), 20_000, 15),
+        "paper": Scale("full", 64, None, 200, 200, 150, None, (1,), 20_000, 15, source_values=True),
     },
 )
 
@@ -276,8 +280,8 @@ RESNET101 = Comparison(
         "none": {"SGD": (0.4771, 0.9925), "Adam": (0.6055, 0.9934), "SVRG": (0.4441, 0.8915)},  # table 4.13
     },
     scales={
-        "smoke": Scale("sample", 2, 256, 1, 1, 1, 256, (1,)),
-        "cpu": Scale("full", 8, 10_000, 10, 10, 10, 20_000, (1, 2, 3)),
-        "paper": Scale("full", 64, None, 200, 200, 150, None, (1,), source_values=True),
+        "smoke": Scale("sample", 2, 256, 1, 1, 1, 256, (1,), 256, 1),
+        "cpu": Scale("full", 8, 10_000, 10, 10, 10, 20_000, (1, 2, 3), 10_000, 10),
+        "paper": Scale("full", 64, None, 200, 200, 150, None, (1,), 47_500, 200, source_values=True),
     },
 )

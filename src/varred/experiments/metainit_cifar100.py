@@ -29,8 +29,8 @@ def run_of(scale: Scale, start: str, rate: float, seed: int) -> Config:
         "none",
         rule("SVRG", rate),
         seed=seed,
-        epochs=scale.grid_epochs,
-        images=scale.grid_images,
+        epochs=scale.side_epochs,
+        images=scale.side_images,
         initialization=initialization,
     )
 

@@ -77,33 +77,30 @@ CONTRASTS: Mapping[str, Mapping[str, float]] = {
 """Declared before the runs; Holm's correction is over these, for one response and one setting of normalization."""
 
 
-def epochs(scale: Scale) -> int:
-    """Return the length of the factorial's runs: the grid's."""
-    return scale.grid_epochs
-
-
 def observation(scale: Scale) -> Observation:
     """Return when the noise is measured: in the first, the middle and the last epoch."""
-    last = epochs(scale) - 1
+    last = scale.side_epochs - 1
     return Observation(epochs=tuple(sorted({0, last // 2, last})))
 
 
 def run_of(scale: Scale, normalization: Normalization, cell: str, learning_rate: float, seed: int) -> Config:
-    """Return a cell's run, on the grid's images."""
+    """Return a cell's run."""
     own = CELLS[cell]
     return RESNET18.config(
         scale,
         normalization,
         own.rule(learning_rate),
         seed=seed,
-        epochs=epochs(scale),
-        images=scale.grid_images,
+        epochs=scale.side_epochs,
+        images=scale.side_images,
         **own.draws,
     )
 
 
 def rates(store: Store, scale: Scale) -> dict[Normalization, float]:
-    """Return the learning rate of all cells of a setting: the one that SVRG's grid selects there."""
+    """Return the learning rate of all cells of a setting: the one that SVRG's grid selects there, or the source's."""
+    if scale.source_values:
+        return {normalization: RESNET18.source_rates[normalization]["SVRG"] for normalization in NORMALIZATIONS}
     found = {normalization: RESNET18.selected(store, scale, normalization, "SVRG") for normalization in NORMALIZATIONS}
     return {normalization: rate for normalization, rate in found.items() if rate is not None}
 
@@ -121,7 +118,8 @@ def cells(store: Store, scale: Scale, normalization: Normalization) -> dict[str,
 
 def queue(scale: Scale, store: Store) -> Iterator[Phase]:
     """Yield SVRG's grid, then the factorial seed by seed; the noise is measured in the first seed's runs."""
-    yield from RESNET18.grids_of(store, scale, ["SVRG"])
+    if not scale.source_values:
+        yield from RESNET18.grids_of(store, scale, ["SVRG"])
     for seed in scale.seeds:
         chosen = rates(store, scale)
         yield Phase(
