@@ -74,7 +74,7 @@ def pages() -> None:
     (book / "bench.md").write_text(timing.bench_page(store.folder / "times" / "bench.json"))
     figures.use_style()
     metadata = {"Date": None}
-    runs_by_method = claims.benchmark_runs(store)
+    runs_by_method = claims.lenet_mnist.benchmark_runs(store)
     if not any(runs_by_method.values()):  # no seed has all five methods yet: show those that there are
         for run in store.available(experiments.lenet_mnist.benchmark(experiments.lenet_mnist.scale("cpu"))):
             runs_by_method[run.config.method].append(run)

@@ -36,6 +36,11 @@ class Contrast:
     p: float
     significant: bool = False
 
+    @property
+    def bounded(self) -> bool:
+        """Whether there are enough runs for an interval."""
+        return math.isfinite(self.low)
+
 
 def paired(name: str, first: Sequence[Run], second: Sequence[Run], value: Value) -> Contrast:
     """Compare two methods on the seeds that both have.
@@ -98,3 +103,57 @@ def against(
 ) -> list[Contrast]:
     """Compare each variance-reduced method with each other method, Holm over all of them."""
     return holm([paired(f"{a} - {b}", runs[a], runs[b], value) for a in reduced for b in others])
+
+
+def block_model(
+    cells: Mapping[str, Sequence[Run]],
+    contrasts: Mapping[str, Mapping[str, float]],
+    value: Value,
+) -> list[Contrast]:
+    r"""Estimate contrasts of cell means in one additive model with seeds as blocks, Holm over all of them.
+
+    .. math:: y_{cs} = \alpha_c + \beta_s + \varepsilon_{cs}, \qquad
+        \hat\theta = \sum_c k_c \hat\alpha_c, \quad \sum_c k_c = 0, \qquad
+        \hat\theta \pm t_{.975,\,\nu}\; s \sqrt{k^\top (X^\top X)^+ k}
+
+    by least squares, with the pooled residual variance :math:`s^2` on :math:`\nu = n - \operatorname{rank} X` degrees
+    of freedom. Cells may lack seeds. A cell that holds a run without a finite value is left out, and so are the
+    contrasts that need it, and those that need a cell without runs.
+
+    Args:
+        cells: runs by cell, at most one a seed.
+        contrasts: coefficients by cell, by the contrast's name.
+        value: the response.
+
+    Returns:
+        The contrasts that can be estimated; with no degrees of freedom left their intervals are infinite.
+    """
+    responses = {name: {run.config.seed: value(run) for run in runs} for name, runs in cells.items()}
+    responses = {name: own for name, own in responses.items() if own and all(map(math.isfinite, own.values()))}
+    names = list(responses)
+    seeds = sorted({seed for own in responses.values() for seed in own})
+    rows = [(names.index(name), seeds.index(seed), y) for name, own in responses.items() for seed, y in own.items()]
+    design = np.zeros((len(rows), len(names) + len(seeds)))
+    for place, (cell, seed, _) in enumerate(rows):
+        design[place, cell] = design[place, len(names) + seed] = 1
+    observed = np.array([y for _, _, y in rows])
+    inverse = np.linalg.pinv(design.T @ design)
+    estimate = inverse @ design.T @ observed
+    freedom = len(rows) - int(np.linalg.matrix_rank(design)) if rows else 0
+    residual = float(((observed - design @ estimate) ** 2).sum())
+    found = []
+    for name, coefficients in contrasts.items():
+        if not coefficients.keys() <= responses.keys():
+            continue
+        weights = np.zeros(design.shape[1])
+        for cell_name, coefficient in coefficients.items():
+            weights[names.index(cell_name)] = coefficient
+        theta, used = float(weights @ estimate), min(len(responses[cell_name]) for cell_name in coefficients)
+        if not freedom:
+            found.append(Contrast(name, used, theta, -math.inf, math.inf, 1.0))
+            continue
+        error = math.sqrt(residual / freedom * float(weights @ inverse @ weights))
+        half = float(stats.t.ppf(0.975, freedom)) * error
+        p = 2 * float(stats.t.sf(abs(theta) / error, freedom)) if error else float(theta == 0)
+        found.append(Contrast(name, used, theta, theta - half, theta + half, p))
+    return holm(found)

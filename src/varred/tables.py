@@ -11,14 +11,16 @@ from varred.claims import Verdict
 from varred.contrasts import Contrast, Value
 from varred.record import Run
 from varred.runs import Store
+from varred.sweep import Phase
 
 
-def recorded(phases: Sequence[tuple[str, Sequence[object]]], store: Store) -> pd.DataFrame:
+def recorded(phases: Sequence[Phase], store: Store) -> pd.DataFrame:
     """Return how many of each phase's runs have a record: what is not there is named, not hidden."""
     rows = []
-    for name, configs in phases:
-        there = sum(config in store for config in configs)  # type: ignore[operator]
-        rows.append({"runs": name, "planned": len(configs), "recorded": there, "missing": len(configs) - there})
+    for name, configs, observation in phases:
+        missing = len(store.missing(configs, observation))
+        there = len({config.identity for config in configs}) - missing
+        rows.append({"runs": name, "planned": there + missing, "recorded": there, "missing": missing})
     return pd.DataFrame(rows).set_index("runs")
 
 

@@ -1,52 +1,27 @@
-"""Verdicts: each claim of ``book/claims.yml`` judged by its criterion, from run records alone."""
+"""Judges of the claims on LeNet and MNIST (chapter 12)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import yaml
 
 from varred import timing
+from varred.claims.verdict import (
+    FAILS,
+    HOLDS,
+    PART,
+    Verdict,
+    by_contrasts,
+    mean,
+    value_at,
+    waiting,
+)
 from varred.contrasts import Contrast, against, paired, summarize
 from varred.experiments import lenet_mnist as lenet
 from varred.record import Run
 from varred.runs import Store
 
-HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not decided yet"
 SCALE = lenet.scale("cpu")
 REDUCED, OTHERS = ("SVRG", "STORM"), ("SGD", "Adam", "AdaGrad")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim and the criterion that was committed before its runs."""
-
-    name: str
-    source: str
-    criterion: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the records say.
-
-    Attributes:
-        claim: its name in ``claims.yml``.
-        word: holds, holds in part, does not hold, or not decided yet.
-        reason: the numbers behind it, with the number of seeds.
-    """
-
-    claim: str
-    word: str
-    reason: str
-
-
-def read(path: Path) -> dict[str, Claim]:
-    """Read the claims, in the file's order."""
-    entries = yaml.safe_load(path.read_text())
-    return {name: Claim(name, entry["source"], entry["criterion"].strip()) for name, entry in entries.items()}
 
 
 def benchmark_runs(store: Store) -> dict[str, list[Run]]:
@@ -64,34 +39,16 @@ def _seeds(runs: dict[str, list[Run]]) -> int:
     return len(runs[lenet.METHODS[0]])
 
 
-def _judge(claim: str, contrasts: Sequence[Contrast], sign: int) -> Verdict:
-    """Count the contrasts that are significant in the claimed direction."""
-    hits = [c for c in contrasts if c.significant and sign * c.mean > 0]
-    contrary = [c for c in contrasts if c.significant and sign * c.mean < 0]
-    seeds = min(c.seeds for c in contrasts)
-    reason = f"{len(hits)} of {len(contrasts)} contrasts significant in the claimed direction, {len(contrary)} against"
-    if seeds < 2:
-        return Verdict(claim, OPEN, f"one seed of {len(SCALE.seeds)}: no interval yet")
-    word = HOLDS if len(hits) == len(contrasts) else PART if hits else FAILS
-    return Verdict(claim, word, f"{reason} ({seeds} seeds)")
-
-
 def early(store: Store) -> Verdict:
     """Judge lenet-early."""
     runs, name = benchmark_runs(store), "lenet-early"
     if not _seeds(runs):
-        return _waiting(name)
-    at = {method: _mean([value_at(run, run.passes, 20, "test_loss") for run in runs[method]]) for method in runs}
+        return waiting(name)
+    at = {method: mean([value_at(run, run.passes, 20, "test_loss") for run in runs[method]]) for method in runs}
     hits = sum(at[other] < at[reduced] for other in OTHERS for reduced in REDUCED)
     reason = "test loss at 20 passes: " + ", ".join(f"{m} {at[m]:.3f}" for m in lenet.METHODS)
     word = HOLDS if hits == 6 else PART if hits else FAILS
     return Verdict(name, word, f"{hits} of 6 comparisons; {reason} ({_seeds(runs)} of {len(SCALE.seeds)} seeds)")
-
-
-def value_at(run: Run, position: Sequence[float], limit: float, curve: str) -> float:
-    """Return a curve's value at its last point that is not beyond ``limit``."""
-    last = max(i for i, x in enumerate(position) if x <= limit + 1e-9)
-    return float(getattr(run.curves, curve)[last])
 
 
 def final_contrasts(store: Store, value: Callable[[Run], float]) -> list[Contrast]:
@@ -103,13 +60,13 @@ def final_contrasts(store: Store, value: Callable[[Run], float]) -> list[Contras
 def test_loss(store: Store) -> Verdict:
     """Judge lenet-test-loss."""
     contrasts = final_contrasts(store, lambda run: run.final.test.loss)
-    return _judge("lenet-test-loss", contrasts, -1) if contrasts else _waiting("lenet-test-loss")
+    return by_contrasts("lenet-test-loss", contrasts, -1, len(SCALE.seeds))
 
 
 def accuracy(store: Store) -> Verdict:
     """Judge lenet-accuracy."""
     contrasts = final_contrasts(store, lambda run: run.final.test.accuracy)
-    return _judge("lenet-accuracy", contrasts, 1) if contrasts else _waiting("lenet-accuracy")
+    return by_contrasts("lenet-accuracy", contrasts, 1, len(SCALE.seeds))
 
 
 def time_contrasts(store: Store) -> list[Contrast]:
@@ -124,18 +81,17 @@ def time_contrasts(store: Store) -> list[Contrast]:
 
 def time(store: Store) -> Verdict:
     """Judge lenet-time."""
-    contrasts = time_contrasts(store)
-    return _judge("lenet-time", contrasts, -1) if contrasts else _waiting("lenet-time")
+    return by_contrasts("lenet-time", time_contrasts(store), -1, len(SCALE.seeds))
 
 
 def train_loss(store: Store) -> Verdict:
     """Judge lenet-train-loss."""
     runs, name = benchmark_runs(store), "lenet-train-loss"
     if _seeds(runs) < 2:
-        return _waiting(name)
+        return waiting(name)
     sgd, passed, parts = runs["SGD"], [], []
     for method in REDUCED:
-        factor = _mean([r.curves.train_loss[-1] for r in runs[method]]) / _mean([r.curves.train_loss[-1] for r in sgd])
+        factor = mean([r.curves.train_loss[-1] for r in runs[method]]) / mean([r.curves.train_loss[-1] for r in sgd])
         equal = summarize(f"SGD at equal training loss - {method}", equal_training_loss(sgd, runs[method]))
         passed.append(factor >= 2 and equal.low <= 0)
         parts.append(
@@ -169,7 +125,7 @@ def best_epochs(store: Store) -> dict[str, int]:
         values = lenet.tuned(lenet.base(SCALE, lenet.SELECTED[method], 1))
         runs = store.available(lenet.folds(SCALE, method, values, epochs))
         if len(runs) == SCALE.folds and not any(run.diverged for run in runs):
-            means = [_mean(list(losses)) for losses in zip(*(r.curves.validation_loss for r in runs), strict=True)]
+            means = [mean(list(losses)) for losses in zip(*(r.curves.validation_loss for r in runs), strict=True)]
             result[method] = min(range(1, len(means)), key=lambda epoch: means[epoch])
     return result
 
@@ -178,16 +134,16 @@ def best_epoch(store: Store) -> Verdict:
     """Judge lenet-best-epoch."""
     best, name = best_epochs(store), "lenet-best-epoch"
     if len(best) < len(lenet.METHODS):
-        return _waiting(name)
+        return waiting(name)
     contrasts = final_contrasts(store, lambda run: run.curves.test_loss[best[run.config.method]])
-    return _judge(name, contrasts, -1) if contrasts else _waiting(name)
+    return by_contrasts(name, contrasts, -1, len(SCALE.seeds))
 
 
 def selection(store: Store) -> Verdict:
     """Judge lenet-selection."""
     ours, name = lenet.selected(store, SCALE), "lenet-selection"
     if len(ours) < len(lenet.METHODS):
-        return _waiting(name)
+        return waiting(name)
     same = [m for m in lenet.METHODS if lenet.rule(m, *ours[m]) == lenet.SELECTED[m]]
     word = HOLDS if len(same) == len(lenet.METHODS) else PART if same else FAILS
     return Verdict(name, word, f"the same values for {', '.join(same) or 'no method'}")
@@ -202,7 +158,7 @@ def granularity(store: Store) -> Verdict:
         if rule.name == "storm" and rule.granularity in shares and run.path and not run.diverged:
             shares[rule.granularity].append(run.path.clipped[-1])
     if not shares["coordinate"] or not shares["tensor"]:
-        return _waiting(name)
+        return waiting(name)
     fine, coarse = min(shares["coordinate"]) > 0.9, max(shares["tensor"]) < 0.1
     reason = (
         f"share with a = 1 at the end: coordinates {min(shares['coordinate']):.4f} to {max(shares['coordinate']):.4f} "
@@ -221,7 +177,7 @@ def snapshot(store: Store) -> Verdict:
         if run.config.optimizer.name == "svrg":
             groups[run.config.optimizer.snapshot.every].append(run)
     if len(groups[1]) < 2 or len(groups[5]) < 2:
-        return _waiting(name)
+        return waiting(name)
     limit = groups[5][0].passes[-1]
     contrast = paired(
         "every epoch - every 5", groups[1], groups[5], lambda run: value_at(run, run.passes, limit, "test_loss")
@@ -229,14 +185,6 @@ def snapshot(store: Store) -> Verdict:
     word = HOLDS if contrast.high < 0 else FAILS
     reason = f"difference {contrast.mean:+.4f} [{contrast.low:+.4f}, {contrast.high:+.4f}] ({contrast.seeds} seeds)"
     return Verdict(name, word, reason)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _waiting(name: str) -> Verdict:
-    return Verdict(name, OPEN, "its runs are not all recorded")
 
 
 JUDGES: dict[str, Callable[[Store], Verdict]] = {
@@ -250,39 +198,3 @@ JUDGES: dict[str, Callable[[Store], Verdict]] = {
     "lenet-granularity": granularity,
     "lenet-snapshot": snapshot,
 }
-
-
-def judge(name: str, store: Store) -> Verdict:
-    """Judge one claim.
-
-    Raises:
-        ValueError: the claim has no judge.
-    """
-    if name not in JUDGES:
-        raise ValueError(f"claim {name!r} has no judge: add one to varred.claims.JUDGES")
-    return JUDGES[name](store)
-
-
-def page(path: Path, store: Store) -> str:
-    """Return the text of ``claims.md``: every claim with its criterion and its verdict."""
-    lines = [
-        "# Claims and verdicts",
-        "",
-        "Every claim that a chapter examines, the criterion it is judged by, and the verdict. A criterion is committed",
-        "before the runs it judges; the verdicts are computed from the run records. This page is written by",
-        "`python -m varred pages`; a test holds it to the records.",
-        "",
-    ]
-    for claim in read(path).values():
-        verdict = judge(claim.name, store)
-        lines += [
-            f"## `{claim.name}`: {verdict.word}",
-            "",
-            f"**Claim.** {claim.source}",
-            "",
-            f"**Criterion.** {claim.criterion}",
-            "",
-            f"**Verdict: {verdict.word}.** {verdict.reason[0].upper()}{verdict.reason[1:]}.",
-            "",
-        ]
-    return "\n".join(lines)

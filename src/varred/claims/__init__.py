@@ -1,0 +1,55 @@
+"""Verdicts: each claim of ``book/claims.yml`` judged by its criterion, from run records alone; one module a chapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from varred.claims import comparison, lenet_mnist, metainit_cifar100, staleness
+from varred.claims.verdict import Claim, Verdict, read
+from varred.runs import Store
+
+__all__ = ["JUDGES", "Claim", "Verdict", "judge", "page", "read"]
+
+JUDGES: dict[str, Callable[[Store], Verdict]] = {
+    **lenet_mnist.JUDGES,
+    **comparison.JUDGES,
+    **staleness.JUDGES,
+    **metainit_cifar100.JUDGES,
+}
+
+
+def judge(name: str, store: Store) -> Verdict:
+    """Judge one claim.
+
+    Raises:
+        ValueError: the claim has no judge.
+    """
+    if name not in JUDGES:
+        raise ValueError(f"claim {name!r} has no judge: add one to a module of varred.claims")
+    return JUDGES[name](store)
+
+
+def page(path: Path, store: Store) -> str:
+    """Return the text of ``claims.md``: every claim with its criterion and its verdict."""
+    lines = [
+        "# Claims and verdicts",
+        "",
+        "Every claim that a chapter examines, the criterion it is judged by, and the verdict. A criterion is committed",
+        "before the runs it judges; the verdicts are computed from the run records. This page is written by",
+        "`python -m varred pages`; a test holds it to the records.",
+        "",
+    ]
+    for claim in read(path).values():
+        verdict = judge(claim.name, store)
+        lines += [
+            f"## `{claim.name}`: {verdict.word}",
+            "",
+            f"**Claim.** {claim.source}",
+            "",
+            f"**Criterion.** {claim.criterion}",
+            "",
+            f"**Verdict: {verdict.word}.** {verdict.reason[0].upper()}{verdict.reason[1:]}.",
+            "",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,139 @@
+"""Judges of the claims on SGD, Adam and SVRG on residual networks (chapters 13 and 15)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from varred.claims.verdict import FAILS, HOLDS, PART, Verdict, by_contrasts, count, mean, value_at, waiting, write
+from varred.contrasts import Contrast, Value, against, holm, summarize
+from varred.experiments.comparison import METHODS, NORMALIZATIONS, RESNET18, RESNET101, Comparison, Normalization
+from varred.record import Run
+from varred.runs import Store
+
+OTHERS = ("SGD", "Adam")
+
+
+def benchmark_runs(
+    comparison: Comparison, store: Store, normalization: Normalization, preset: str = "cpu"
+) -> dict[str, list[Run]]:
+    """Return the recorded runs of the benchmark, by method, on the seeds that all methods have."""
+    scale = comparison.scale(preset)
+    rates = comparison.rates(store, scale)
+    runs: dict[str, list[Run]] = {method: [] for method in METHODS}
+    if len(rates[normalization]) < len(METHODS):
+        return runs
+    for seed in scale.seeds:
+        found = store.available(comparison.benchmark(scale, {normalization: rates[normalization]}, [seed]))
+        if len(found) == len(METHODS):
+            for run in found:
+                runs[run.config.method].append(run)
+    return runs
+
+
+def final_contrasts(comparison: Comparison, store: Store, normalization: Normalization, value: Value) -> list[Contrast]:
+    """Return SVRG against SGD and Adam; empty before the first complete seed."""
+    runs = benchmark_runs(comparison, store, normalization)
+    return against(runs, ("SVRG",), OTHERS, value) if runs["SVRG"] else []
+
+
+def _accuracy(run: Run) -> float:
+    return run.final.test.accuracy
+
+
+def _loss(run: Run) -> float:
+    return run.final.test.loss
+
+
+def _planned(comparison: Comparison) -> int:
+    return len(comparison.scale("cpu").seeds)
+
+
+def batch(store: Store) -> Verdict:
+    """Judge resnet18-batch."""
+    name = "resnet18-batch"
+    contrasts = final_contrasts(RESNET18, store, "batch", _accuracy)
+    verdict = by_contrasts(name, contrasts, -1, _planned(RESNET18))
+    if verdict.word in (PART, FAILS):
+        word = FAILS if count(contrasts, 1) else PART
+        return Verdict(name, word, verdict.reason)
+    return verdict
+
+
+def removal(store: Store) -> Verdict:
+    """Judge resnet18-removal."""
+    return by_contrasts("resnet18-removal", removal_contrasts(store), -1, _planned(RESNET18))
+
+
+def removal_contrasts(store: Store) -> list[Contrast]:
+    """Return what batch normalization adds to SVRG's accuracy, minus what it adds to SGD's and to Adam's."""
+    runs = {setting: benchmark_runs(RESNET18, store, setting) for setting in NORMALIZATIONS}
+
+    def gain(method: str) -> dict[int, float]:
+        with_, without = (
+            {run.config.seed: _accuracy(run) for run in runs[setting][method]} for setting in NORMALIZATIONS
+        )
+        return {seed: with_[seed] - without[seed] for seed in with_.keys() & without.keys()}
+
+    gains = {method: gain(method) for method in METHODS}
+    if not gains["SVRG"]:
+        return []
+    seeds = sorted(gains["SVRG"])
+    return holm(
+        [summarize(f"gain SVRG - {other}", [gains["SVRG"][s] - gains[other][s] for s in seeds]) for other in OTHERS]
+    )
+
+
+def equal_cost_contrasts(comparison: Comparison, store: Store) -> list[Contrast]:
+    """Return SVRG against SGD and Adam in both settings, in test loss, at the cost at which SGD ends."""
+    limit = comparison.scale("cpu").epochs
+    found = [
+        final_contrasts(comparison, store, setting, lambda run: value_at(run, run.passes, limit, "test_loss"))
+        for setting in NORMALIZATIONS
+    ]
+    return holm([contrast for contrasts in found for contrast in contrasts]) if all(found) else []
+
+
+def consistently_worse(store: Store) -> Verdict:
+    """Judge resnet101-batch."""
+    name, comparison = "resnet101-batch", RESNET101
+    runs = benchmark_runs(comparison, store, "batch")
+    contrasts = final_contrasts(comparison, store, "batch", _accuracy)
+    verdict = by_contrasts(name, contrasts, -1, _planned(comparison))
+    if verdict.word not in (HOLDS, PART, FAILS):
+        return verdict
+    limit = comparison.scale("cpu").epochs
+    moments = [x for x in runs["SVRG"][0].passes[1:] if x <= limit + 1e-9]
+
+    def level(method: str, cost: float) -> float:
+        return mean([value_at(run, run.passes, cost, "test_loss") for run in runs[method]])
+
+    above = sum(level("SVRG", x) > max(level(other, x) for other in OTHERS) for x in moments)
+    conditions = (above == len(moments), verdict.word == HOLDS)
+    word = HOLDS if all(conditions) else PART if any(conditions) else FAILS
+    return Verdict(name, word, f"above both at {above} of {len(moments)} epochs' ends; accuracy: {write(contrasts)}")
+
+
+def similar(store: Store) -> Verdict:
+    """Judge resnet101-none."""
+    name = "resnet101-none"
+    contrasts = final_contrasts(RESNET101, store, "none", _loss)
+    verdict = by_contrasts(name, contrasts, 1, _planned(RESNET101))
+    opposite = {HOLDS: FAILS, FAILS: HOLDS}
+    return Verdict(name, opposite.get(verdict.word, verdict.word), verdict.reason) if contrasts else waiting(name)
+
+
+JUDGES: dict[str, Callable[[Store], Verdict]] = {
+    "resnet18-batch": batch,
+    "resnet18-none-loss": lambda store: by_contrasts(
+        "resnet18-none-loss", final_contrasts(RESNET18, store, "none", _loss), -1, _planned(RESNET18)
+    ),
+    "resnet18-none-accuracy": lambda store: by_contrasts(
+        "resnet18-none-accuracy", final_contrasts(RESNET18, store, "none", _accuracy), 1, _planned(RESNET18)
+    ),
+    "resnet18-removal": removal,
+    "resnet18-equal-cost": lambda store: by_contrasts(
+        "resnet18-equal-cost", equal_cost_contrasts(RESNET18, store), -1, _planned(RESNET18)
+    ),
+    "resnet101-batch": consistently_worse,
+    "resnet101-none": similar,
+}
