@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -16,6 +17,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor, nn
 
 from varred.data import DataSet
+from varred.models.resnet import Residual, ResNet, Subsample
 from varred.record import Run
 
 # Okabe and Ito's palette: distinguishable under every common form of colour blindness.
@@ -224,6 +226,138 @@ def network(model: nn.Module, shape: tuple[int, ...]) -> Figure:
     ax.set(xlim=(-0.9, x - 0.3), ylim=(-0.2, 1.3))
     ax.set_axis_off()
     return figure
+
+
+def _layer(module: nn.Module) -> str:
+    """Name a layer as drawings write it.
+
+    Example:
+        >>> _layer(nn.Conv2d(3, 8, 3, 2))
+        'conv 3x3, 8, stride 2'
+
+    """
+    if isinstance(module, nn.Conv2d):
+        height, width = module.kernel_size
+        stride = f", stride {module.stride[0]}" if module.stride[0] > 1 else ""
+        return f"conv {height}x{width}, {module.out_channels}{stride}"
+    if isinstance(module, Subsample):
+        return f"every {module.stride}nd row, column"
+    return {"BatchNorm2d": "batch norm", "Linear": "dense"}.get(type(module).__name__, type(module).__name__)
+
+
+def residual_blocks(blocks: Mapping[str, Residual]) -> Figure:
+    """Draw residual blocks side by side from their own layers: the residual path left, the shortcut right."""
+    figure, axes = new_figure(1, len(blocks), figsize=(7.6, 4.2))
+    for ax, (title, block) in zip(np.atleast_1d(axes), blocks.items(), strict=True):
+        chain = [_layer(module) for module in block.residual.children()]
+        side = [_layer(module) for module in block.shortcut.children()] or ["identity"]
+        top, bottom = 1.0, 0.12
+        for x, names, colour in ((0.3, chain, BLUE), (0.78, side, ORANGE)):
+            places = np.linspace(top - 0.12, bottom + 0.12, len(names)) if len(names) > 1 else [0.5 * (top + bottom)]
+            stops = [top, *places, bottom]
+            for above, below in pairwise(stops):
+                start, end = (x if above != top else 0.54, above), (x if below != bottom else 0.54, below)
+                arrow = FancyArrowPatch(
+                    start, end, arrowstyle="-|>", mutation_scale=9, color=GREY, shrinkA=8, shrinkB=8
+                )
+                ax.add_patch(arrow)
+            for name, y in zip(names, places, strict=True):
+                box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": colour, "linewidth": 1.4}
+                _ = ax.text(x, y, name, ha="center", va="center", fontsize=8, bbox=box)
+        _ = ax.text(0.54, top + 0.01, "input", ha="center", va="center", fontsize=9)
+        _ = ax.text(0.54, bottom - 0.01, "+", ha="center", va="center", fontsize=15)
+        _ = ax.text(0.54, 0.0, _layer(block.activation), ha="center", va="center", fontsize=9)
+        ax.set(xlim=(0, 1.05), ylim=(-0.05, 1.08), title=title)
+        ax.set_axis_off()
+    return figure
+
+
+def residual_network(models: Mapping[str, ResNet], shape: tuple[int, int, int]) -> Figure:
+    """Draw residual networks as chains of blocks: height for the size of the maps, one arc for each shortcut.
+
+    More than four equal blocks in a row are drawn as three, with their number.
+    """
+    figure, axes = new_figure(len(models), 1, figsize=(7.6, 2.1 * len(models)))
+    for ax, (title, model) in zip(np.atleast_1d(axes), models.items(), strict=True):
+        values, drawn, x = torch.zeros(1, *shape), 0, 0.0
+        stages: list[tuple[str, str, tuple[int, ...], int]] = [("input", GREY, tuple(shape), 1)]
+        with torch.no_grad():
+            for module in model.eval():
+                values = module(values)
+                size, name = tuple(values.shape[1:]), type(module).__name__
+                if isinstance(module, Residual) and stages[-1][0] == "blocks" and stages[-1][2] == size:
+                    stages[-1] = ("blocks", BLUE, size, stages[-1][3] + 1)
+                elif isinstance(module, Residual):
+                    stages.append(("blocks", BLUE, size, 1))
+                elif isinstance(module, nn.Conv2d):
+                    stages.append(("conv", SKY, size, 1))
+                elif "Pool" in name or isinstance(module, nn.Linear):
+                    stages.append(("mean" if "Pool" in name else "dense", ORANGE, size, 1))
+        for name, colour, size, count in stages:
+            height = max(0.12, size[1] / shape[1]) if len(size) == 3 else 0.3
+            shown, left = (count if count <= 4 else 3), x
+            for _ in range(shown):
+                ax.add_patch(Rectangle((x, 0.5 - height / 2), 0.5, height, color=colour, alpha=0.75, linewidth=0))
+                if name == "blocks":
+                    arc = FancyArrowPatch(
+                        (x - 0.1, 0.5 + height / 2),
+                        (x + 0.6, 0.5 + height / 2),
+                        connectionstyle="arc3,rad=-0.6",
+                        arrowstyle="-|>",
+                        mutation_scale=6,
+                        color=BLACK,
+                        linewidth=0.8,
+                    )
+                    ax.add_patch(arc)
+                x, drawn = x + 0.75, drawn + 1
+            number = f"{count} blocks" if name == "blocks" and count > 1 else name.rstrip("s") if count == 1 else name
+            written = "x".join(map(str, size))
+            _ = ax.text((left + x - 0.25) / 2, -0.08, f"{number}\n{written}", ha="center", va="top", fontsize=8)
+            x += 0.3
+        parameters = sum(p.numel() for p in model.parameters())
+        ax.set(xlim=(-0.3, max(x, 9)), ylim=(-0.35, 1.35))
+        ax.set_title(f"{title}: {parameters:,} parameters", loc="left", fontsize=10)
+        ax.set_axis_off()
+    return figure
+
+
+def rates(ax: Axes, losses: Mapping[str, Mapping[float, float]]) -> None:
+    """Draw final validation loss against learning rate, one line a method; crosses at the top are diverged runs.
+
+    Args:
+        ax: the axes.
+        losses: validation loss by method and learning rate, infinite where the run diverged.
+    """
+    for method, own in losses.items():
+        finite = {rate: loss for rate, loss in sorted(own.items()) if np.isfinite(loss)}
+        if finite:
+            _ = ax.plot(list(finite), list(finite.values()), marker="o", markersize=4, **line(method))
+            best = min(finite, key=lambda rate: finite[rate])
+            _ = ax.plot(best, finite[best], "o", markersize=9, fillstyle="none", color=METHODS[method][0], label="_")
+        for rate in own.keys() - finite.keys():
+            top = ax.get_xaxis_transform()
+            _ = ax.plot(rate, 0.97, "x", color=METHODS[method][0], transform=top, label="_")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="validation loss (nats)")
+    if any(losses.values()):
+        ax.legend(fontsize=9)
+
+
+def noise(ax: Axes, runs: Mapping[str, Run], epoch: int, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw SVRG's mean squared error over SGD's variance within an epoch, one line a run; 1 is break-even.
+
+    Args:
+        ax: the axes.
+        runs: measured runs by label.
+        epoch: from 0.
+        styles: of the lines, by label.
+    """
+    for label, run in runs.items():
+        found = sorted((n.fraction, n.ratio) for n in run.noise if n.epoch == epoch)
+        if found:
+            _ = ax.plot(*zip(*found, strict=True), marker="o", markersize=4, label=label, **styles[label])
+    _ = ax.axhline(1.0, color=GREY, linewidth=1, label="_")
+    _ = ax.axhline(2.0, color=GREY, linewidth=1, linestyle=":", label="_")
+    ax.set(xscale="log", yscale="log", xlabel="fraction of the epoch", title=f"epoch {epoch + 1}")
 
 
 def band(

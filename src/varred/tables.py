@@ -9,18 +9,25 @@ import pandas as pd
 
 from varred.claims import Verdict
 from varred.contrasts import Contrast, Value
+from varred.experiments.comparison import Comparison, Normalization, Scale
 from varred.record import Run
 from varred.runs import Store
 from varred.sweep import Phase
 
 
 def recorded(phases: Sequence[Phase], store: Store) -> pd.DataFrame:
-    """Return how many of each phase's runs have a record: what is not there is named, not hidden."""
-    rows = []
+    """Return how many of each phase's runs have a record: what is not there is named, not hidden.
+
+    Phases of one name are one row; a run that two phases ask for counts in both.
+    """
+    planned: dict[str, dict[str, bool]] = {}
     for name, configs, observation in phases:
-        missing = len(store.missing(configs, observation))
-        there = len({config.identity for config in configs}) - missing
-        rows.append({"runs": name, "planned": there + missing, "recorded": there, "missing": missing})
+        missing = {config.identity for config in store.missing(configs, observation)}
+        planned.setdefault(name, {}).update({c.identity: c.identity not in missing for c in configs})
+    rows = [
+        {"runs": name, "planned": len(own), "recorded": sum(own.values()), "missing": len(own) - sum(own.values())}
+        for name, own in planned.items()
+    ]
     return pd.DataFrame(rows).set_index("runs")
 
 
@@ -54,6 +61,27 @@ def accuracies(runs: Mapping[str, Sequence[Run]], source: Mapping[str, tuple[flo
             }
         )
     return pd.DataFrame(rows).set_index("method")
+
+
+def grid(comparison: Comparison, store: Store, scale: Scale, normalization: Normalization) -> pd.DataFrame:
+    """Set the learning rates tried, the source's choice and ours side by side, for one setting of normalization."""
+    rows = []
+    for method in scale.methods:
+        known = comparison.losses(store, scale, normalization, method)
+        chosen = comparison.selected(store, scale, normalization, method)
+        tried = "; ".join(
+            f"{rate:g}: {loss:.3f}" if np.isfinite(loss) else f"{rate:g}: diverged" for rate, loss in known.items()
+        )
+        rows.append(
+            {
+                "method": method,
+                "the source's grid": ", ".join(f"{rate:g}" for rate in comparison.grids[method].values),
+                "learning rate: validation loss": tried or "not run",
+                "source": f"{comparison.source_rates[normalization][method]:g}",
+                "ours": "not decided yet" if chosen is None else f"{chosen:g}",
+            }
+        )
+    return table(rows, "method")
 
 
 def finals(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, Value], digits: int = 4) -> pd.DataFrame:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from varred.config import Config, Execution, SVRGRule
+from varred.config import Config, Execution, Rule, SVRGRule
+from varred.optim import SVRG, Batch
 from varred.record import Run
 from varred.runs import Store
 from varred.train import Trainer, device_name, training_images
 
 STEPS = 50
-ROUNDS = 30
+ROUNDS = 15
+ROUND_SECONDS = 0.5
 
 
 def kind(config: Config) -> str:
@@ -56,40 +58,64 @@ def estimate(configs: Sequence[Config], times: dict[str, dict[str, float]], jobs
 def measure(configs: Sequence[Config], execution: Execution | None = None) -> list[dict[str, float | str | int]]:
     """Time the steps and the snapshot passes of several configs in turns; call it with nothing else running.
 
-    The least over rounds counts: whatever else a machine does can only add to it, and turns spread its moods evenly.
+    The least over rounds counts: whatever else a machine does can only add to it, and turns spread its moods evenly. A
+    round of a config lasts about a second; a snapshot pass is timed on some of its batches, and scaled to all.
 
     Returns:
         For each config: seconds per step and per snapshot pass, device and threads.
     """
     trainers = [Trainer(config, execution) for config in configs]
-    steps: list[list[float]] = [[] for _ in configs]
-    snapshots: list[list[float]] = [[] for _ in configs]
-    batches = []
+    batches, passes = [], []
     for trainer in trainers:
         trainer.model.train()
-        trainer.snapshot(0)
-        batches.append(list(itertools.islice(trainer.batches(0), STEPS)))
-    for round_ in range(ROUNDS):
+        some = list(itertools.islice(trainer.batches(0), STEPS))
+        rule = trainer.config.optimizer
+        whole = list(itertools.islice(trainer.batches(0, _snapshot_batch(rule)), STEPS))
+        if isinstance(trainer.optimizer, SVRG):
+            trainer.optimizer.snapshot(whole[:1], trainer.closure)
+        _timed(trainer, "steps", lambda trainer=trainer, some=some: trainer.step(some[0]))  # type: ignore[misc]
+        one = _timed(trainer, "steps", lambda trainer=trainer, some=some: trainer.step(some[0]))  # type: ignore[misc]
+        kept = max(1, min(STEPS, int(ROUND_SECONDS / one)))
+        batches.append(some[:kept])
+        passes.append(whole[: max(1, kept // 2)])
+    steps: list[float] = [float("inf")] * len(configs)
+    snapshots: list[float] = [float("inf")] * len(configs)
+    for _ in range(ROUNDS):
         for place, trainer in enumerate(trainers):
-            start = trainer.state.seconds["steps"]
-            with trainer.timed("steps"):
+
+            def step(trainer: Trainer = trainer, place: int = place) -> None:
                 for batch in batches[place]:
                     trainer.step(batch)
-            steps[place].append((trainer.state.seconds["steps"] - start) / len(batches[place]))
-            if isinstance(trainer.config.optimizer, SVRGRule) and round_ % 6 == 1:
-                start = trainer.state.seconds["snapshots"]
-                with trainer.timed("snapshots"):
-                    trainer.snapshot(0)
-                snapshots[place].append(trainer.state.seconds["snapshots"] - start)
+
+            steps[place] = min(steps[place], _timed(trainer, "steps", step) / len(batches[place]))
+            if isinstance(trainer.optimizer, SVRG):
+                optimizer, some = trainer.optimizer, passes[place]
+
+                def snapshot(optimizer: SVRG = optimizer, some: list[Batch] = some, own: Trainer = trainer) -> None:
+                    optimizer.snapshot(some, own.closure)
+
+                share = sum(batch.size for batch in some) / len(trainer.parts.train)
+                snapshots[place] = min(snapshots[place], _timed(trainer, "snapshots", snapshot) / share)
     return [
         {
-            "step": min(own),
-            "snapshot": min(passes) if passes else 0.0,
+            "step": own,
+            "snapshot": whole if whole < float("inf") else 0.0,
             "device": device_name(trainer.device),
             "threads": trainer.threads,
         }
-        for own, passes, trainer in zip(steps, snapshots, trainers, strict=True)
+        for own, whole, trainer in zip(steps, snapshots, trainers, strict=True)
     ]
+
+
+def _snapshot_batch(rule: Rule) -> int | None:
+    return rule.snapshot.batch_size if isinstance(rule, SVRGRule) else None
+
+
+def _timed(trainer: Trainer, name: str, work: Callable[[], object]) -> float:
+    start = trainer.state.seconds[name]
+    with trainer.timed(name):
+        work()
+    return trainer.state.seconds[name] - start
 
 
 def seconds(run: Run, times: dict[str, dict[str, float]]) -> list[float]:

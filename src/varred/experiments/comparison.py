@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from varred.config import AdamRule, Config, Data, Fraction, ResNetModel, Rule, SGDRule, Snapshot, SVRGRule
 from varred.experiments import parameters
-from varred.experiments.grid import Axis, Point, candidates, points, widening
+from varred.experiments.grid import Axis, bracket
 from varred.record import Run
 from varred.runs import Store
 from varred.sweep import Phase
@@ -19,7 +19,7 @@ from varred.sweep import Phase
 Normalization = Literal["batch", "none"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("batch", "none")
 METHODS = ("SGD", "Adam", "SVRG")
-WIDENINGS = 3
+STAGES = 5  # of a search for a learning rate; the longest grid ends in fewer
 BATCH = 128
 HOLDOUT = Fraction(fraction=0.05)
 EVERY = 5  # epochs between SVRG's snapshots in the public code of source 000's author
@@ -132,50 +132,48 @@ class Comparison:
     def losses(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> dict[float, float]:
         """Return the final validation losses that are recorded, by learning rate; infinite where a run diverged."""
         known = {}
-        for (rate,) in candidates([self.grids[method]]):
+        for rate in self.grids[method].reach:
             for run in store.available([self.grid_run(scale, normalization, method, rate)]):
                 known[rate] = float("inf") if run.diverged else validation_loss(run)
         return known
 
-    def wider(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> list[float]:
-        """Return the next learning rates beyond an edge that holds the best one."""
-        losses: dict[Point, float] = {
-            (rate,): loss for rate, loss in self.losses(store, scale, normalization, method).items()
-        }
-        return [rate for (rate,) in widening([self.grids[method]], losses)]
-
     def selected(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> float | None:
-        """Return the learning rate of least validation loss at the end; None while the grid is not complete."""
+        """Return the learning rate of least validation loss at the end; None before it lies between two worse ones."""
         known = self.losses(store, scale, normalization, method)
-        complete = all(rate in known for (rate,) in points([self.grids[method]]))
-        if not complete or self.wider(store, scale, normalization, method):
+        if not known or bracket(self.grids[method], known):
             return None
         best = min(known, key=lambda rate: known[rate])
         return best if known[best] < float("inf") else None
 
-    def grids_of(self, store: Store, scale: Scale, methods: Sequence[str]) -> Iterator[Phase]:
-        """Yield the grids of some methods in both settings, then what widening asks for."""
+    def search(self, store: Store, scale: Scale, methods: Sequence[str]) -> Iterator[Phase]:
+        """Yield the runs that bracket the best learning rate of some methods, in both settings; known ones included."""
         chosen = [method for method in methods if method in scale.methods]
-        names = ", ".join(chosen)
-        yield Phase(
-            f"grid: {names}",
+        for _ in range(STAGES):
+            tried = {
+                (method, normalization): self.losses(store, scale, normalization, method)
+                for method in chosen
+                for normalization in NORMALIZATIONS
+            }
+            yield Phase(
+                f"learning rates: {', '.join(chosen)}",
+                [
+                    self.grid_run(scale, normalization, method, rate)
+                    for (method, normalization), known in tried.items()
+                    for rate in [*known, *bracket(self.grids[method], known)]
+                ],
+            )
+
+    def rest(self, scale: Scale) -> Phase:
+        """Return the source's whole grids: what the search has left out."""
+        return Phase(
+            "learning rates: the rest of the source's grids",
             [
                 self.grid_run(scale, normalization, method, rate)
-                for method in chosen
-                for (rate,) in reversed(points([self.grids[method]]))
+                for method in scale.methods
+                for rate in reversed(self.grids[method].values)
                 for normalization in NORMALIZATIONS
             ],
         )
-        for _ in range(WIDENINGS):
-            yield Phase(
-                f"wider grid: {names}",
-                [
-                    self.grid_run(scale, normalization, method, rate)
-                    for method in chosen
-                    for normalization in NORMALIZATIONS
-                    for rate in self.wider(store, scale, normalization, method)
-                ],
-            )
 
     def benchmark(
         self,
@@ -210,12 +208,13 @@ class Comparison:
         """Yield the phases; later ones are decided by the records of earlier ones."""
         if scale.source_values:
             yield Phase("benchmark with the source's values", self.benchmark(scale, self.source_rates))
-        yield from self.grids_of(store, scale, ["SVRG"])
-        yield from self.grids_of(store, scale, ["SGD", "Adam"])
+        yield from self.search(store, scale, ["SVRG"])
+        yield from self.search(store, scale, ["SGD", "Adam"])
         for seed in scale.seeds:
             yield Phase(
                 f"benchmark with our values, seed {seed}", self.benchmark(scale, self.rates(store, scale), [seed])
             )
+        yield self.rest(scale)
 
 
 def rule(method: str, learning_rate: float) -> Rule:

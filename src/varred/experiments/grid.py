@@ -77,3 +77,31 @@ def widening(axes: Sequence[Axis], losses: Mapping[Point, float]) -> list[Point]
             if best[place] == edge and fresh:
                 added.append(tuple(fresh[0] if i == place else value for i, value in enumerate(best)))
     return added
+
+
+def bracket(axis: Axis, losses: Mapping[float, float]) -> list[float]:
+    """Return the values to try next, until the best one lies between two that are worse.
+
+    At first the source's largest value and the one above it, then whichever neighbours of the best have not been tried;
+    empty once both have, or the axis ends. Where the loss has one minimum, that is the whole grid's choice at a part of
+    its cost.
+
+    Args:
+        axis: the values.
+        losses: of those tried so far, infinite where a run diverged.
+
+    Example:
+        >>> axis = Axis((1.0, 2.0), below=(0.5,), above=(4.0, 8.0))
+        >>> bracket(axis, {})
+        [2.0, 4.0]
+        >>> bracket(axis, {2.0: 0.2, 4.0: 0.1})
+        [8.0]
+        >>> bracket(axis, {2.0: 0.2, 4.0: 0.1, 8.0: float("inf")})
+        []
+
+    """
+    if not losses:
+        return [axis.values[-1], *axis.above[:1]]
+    reach = axis.reach
+    place = reach.index(min(losses, key=lambda value: (losses[value], value)))
+    return [value for value in reach[max(place - 1, 0) : place + 2] if value not in losses]

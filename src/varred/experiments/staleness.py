@@ -98,7 +98,7 @@ def run_of(scale: Scale, normalization: Normalization, cell: str, learning_rate:
 
 
 def rates(store: Store, scale: Scale) -> dict[Normalization, float]:
-    """Return the learning rate of all cells of a setting: the one that SVRG's grid selects there, or the source's."""
+    """Return the learning rate of all cells of a setting: the one selected for SVRG there, or the source's."""
     if scale.source_values:
         return {normalization: RESNET18.source_rates[normalization]["SVRG"] for normalization in NORMALIZATIONS}
     found = {normalization: RESNET18.selected(store, scale, normalization, "SVRG") for normalization in NORMALIZATIONS}
@@ -117,9 +117,9 @@ def cells(store: Store, scale: Scale, normalization: Normalization) -> dict[str,
 
 
 def queue(scale: Scale, store: Store) -> Iterator[Phase]:
-    """Yield SVRG's grid, then the factorial seed by seed; the noise is measured in the first seed's runs."""
+    """Yield the search for SVRG's learning rate, then the factorial; the noise is measured in the first seed's runs."""
     if not scale.source_values:
-        yield from RESNET18.grids_of(store, scale, ["SVRG"])
+        yield from RESNET18.search(store, scale, ["SVRG"])
     for seed in scale.seeds:
         chosen = rates(store, scale)
         yield Phase(
