@@ -82,17 +82,19 @@ def pages() -> None:
     print("wrote book/claims.md, book/bench.md and book/_static/overview.svg")
 
 
-@app.command()
-def time(
+@app.command("time")
+def measure_times(
     chapter: Annotated[str, typer.Argument(help="for example 12-lenet-mnist")],
+    presets: Annotated[str, typer.Option(help="presets whose kinds of runs to time, by commas")] = "cpu,paper",
     threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
 ) -> None:
     """Measure the time of a step and of a snapshot pass for each kind of a chapter's runs; on an idle machine."""
-    store = runs.results("cpu")
-    first = [phase.configs for phase in itertools.islice(experiments.queue(chapter, "cpu", store), 3)]
-    path = timing.times_path(store)
+    path = timing.times_path(runs.results("cpu"))
     path.parent.mkdir(exist_ok=True)
-    timing.update(path, [config for configs in first for config in configs], Execution(threads=threads))
+    phases = itertools.chain.from_iterable(
+        experiments.queue(chapter, preset, Store("nowhere")) for preset in presets.split(",")
+    )
+    timing.update(path, [config for phase in phases for config in phase.configs], Execution(threads=threads))
     print(path.read_text())
 
 

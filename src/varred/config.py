@@ -352,18 +352,22 @@ class Observation(Frozen):
 
     Example:
         >>> Observation(epochs=(0,)).moments(0, 157)
-        {3: 0.02, 17: 0.11, 52: 0.33, 157: 1.0}
+        {3: (0.02,), 17: (0.11,), 52: (0.33,), 157: (1.0,)}
+        >>> Observation(epochs=(0,)).moments(0, 4)
+        {1: (0.02, 0.11, 0.33), 4: (1.0,)}
 
     """
 
     epochs: tuple[Annotated[int, Field(ge=0)], ...] = ()
     fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.02, 0.11, 0.33, 1.0)
 
-    def moments(self, epoch: int, steps: int) -> dict[int, float]:
+    def moments(self, epoch: int, steps: int) -> dict[int, tuple[float, ...]]:
         """Return the numbers of steps after which to measure in ``epoch``, with the fractions they stand for."""
-        if epoch not in self.epochs:
-            return {}
-        return {max(1, round(fraction * steps)): fraction for fraction in self.fractions}
+        moments: dict[int, tuple[float, ...]] = {}
+        for fraction in self.fractions if epoch in self.epochs else ():
+            step = max(1, round(fraction * steps))
+            moments[step] = (*moments.get(step, ()), fraction)
+        return moments
 
 
 class Execution(Frozen):

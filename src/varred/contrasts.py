@@ -118,7 +118,7 @@ def block_model(
 
     by least squares, with the pooled residual variance :math:`s^2` on :math:`\nu = n - \operatorname{rank} X` degrees
     of freedom. Cells may lack seeds. A cell that holds a run without a finite value is left out, and so are the
-    contrasts that need it, and those that need a cell without runs.
+    contrasts that need it, those that need a cell without runs, and those whose cells no shared seeds connect.
 
     Args:
         cells: runs by cell, at most one a seed.
@@ -138,6 +138,7 @@ def block_model(
         design[place, cell] = design[place, len(names) + seed] = 1
     observed = np.array([y for _, _, y in rows])
     inverse = np.linalg.pinv(design.T @ design)
+    span = inverse @ design.T @ design
     estimate = inverse @ design.T @ observed
     freedom = len(rows) - int(np.linalg.matrix_rank(design)) if rows else 0
     residual = float(((observed - design @ estimate) ** 2).sum())
@@ -148,6 +149,8 @@ def block_model(
         weights = np.zeros(design.shape[1])
         for cell_name, coefficient in coefficients.items():
             weights[names.index(cell_name)] = coefficient
+        if np.abs(weights - span @ weights).max() > 1e-8:  # no chain of shared seeds connects its cells
+            continue
         theta, used = float(weights @ estimate), min(len(responses[cell_name]) for cell_name in coefficients)
         if not freedom:
             found.append(Contrast(name, used, theta, -math.inf, math.inf, 1.0))

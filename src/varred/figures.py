@@ -166,6 +166,19 @@ def samples(dataset: DataSet, per_class: int = 6) -> Figure:
     return figure
 
 
+def gallery(dataset: DataSet, labels: Sequence[int]) -> Figure:
+    """Show one training image of each of some classes, with the class's name."""
+    columns = 6
+    figure, axes = new_figure(-(-len(labels) // columns), columns, figsize=(7.6, 1.5 * -(-len(labels) // columns)))
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, label in zip(axes.flat, labels, strict=False):
+        image = dataset.train_inputs[dataset.train_targets == label][-1]
+        _ = ax.imshow(image.permute(1, 2, 0))
+        ax.set_title(dataset.classes[label].replace("_", " "), fontsize=9)
+    return figure
+
+
 def trace(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...], int]]:
     """Run one image through the model; return each layer's name, output shape and number of parameters.
 

@@ -213,7 +213,9 @@ class Run(Frozen):
     provenance: Provenance
 
     def observed(self, observation: Observation) -> bool:
-        """Return whether the record holds what was asked to be measured, up to where the run ended."""
+        """Return whether the record holds what was asked to be measured, up to where the run ended; SVRG's alone."""
+        if self.config.optimizer.name != "svrg":
+            return True
         last = self.config.epochs if self.diverged is None else self.diverged.epoch
         asked = {
             (epoch, fraction) for epoch in observation.epochs if epoch < last for fraction in observation.fractions

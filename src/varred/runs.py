@@ -209,6 +209,7 @@ def verify(run: Run, execution: Execution | None = None, *, whole: bool = False)
         tolerance *= 20
     else:
         losses = []
+        trainer.initialize()
         trainer.model.train()
         trainer.snapshot(0)
         for batch in trainer.batches(0):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from varred.claims import Verdict
+from varred.config import Config
 from varred.contrasts import Contrast, Value
 from varred.experiments.comparison import Comparison, Normalization, Scale
 from varred.record import Run
 from varred.runs import Store
 from varred.sweep import Phase
+from varred.timing import estimate
 
 
 def recorded(phases: Sequence[Phase], store: Store) -> pd.DataFrame:
@@ -29,6 +31,31 @@ def recorded(phases: Sequence[Phase], store: Store) -> pd.DataFrame:
         for name, own in planned.items()
     ]
     return pd.DataFrame(rows).set_index("runs")
+
+
+def costs(queues: Mapping[str, Iterable[Phase]], times: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Return what each preset's phases would take on one core of the timed machine, as far as they are known ahead.
+
+    Args:
+        queues: of the presets, over an empty store.
+        times: measured times of a step and of a snapshot pass.
+    """
+    rows = []
+    for preset, phases in queues.items():
+        merged: dict[str, list[Config]] = {}
+        for phase in phases:
+            merged.setdefault(phase.name, []).extend(phase.configs)
+        for name, configs in merged.items():
+            seconds = estimate(list({c.identity: c for c in configs}.values()), times) if configs else None
+            rows.append(
+                {
+                    "preset": preset,
+                    "runs": name,
+                    "at least": len({c.identity for c in configs}),
+                    "single-core hours": "not timed" if seconds is None else f"{seconds / 3600:.3g}",
+                }
+            )
+    return pd.DataFrame([row for row in rows if row["at least"]]).set_index(["preset", "runs"])
 
 
 def summary(values: Sequence[float], digits: int = 4) -> str:
@@ -84,10 +111,12 @@ def grid(comparison: Comparison, store: Store, scale: Scale, normalization: Norm
     return table(rows, "method")
 
 
-def finals(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, Value], digits: int = 4) -> pd.DataFrame:
+def finals(
+    runs: Mapping[str, Sequence[Run]], columns: Mapping[str, Value], digits: int = 4, index: str = "method"
+) -> pd.DataFrame:
     """Return one row a method, one column a value: mean and sample standard deviation over seeds."""
     rows = [
-        {"method": method}
+        {index: method}
         | {
             name: summary([value(run) for run in own], 0 if "epoch" in name else digits)
             for name, value in columns.items()
@@ -95,7 +124,7 @@ def finals(runs: Mapping[str, Sequence[Run]], columns: Mapping[str, Value], digi
         | {"seeds": len(own)}
         for method, own in runs.items()
     ]
-    return table(rows, "method")
+    return table(rows, index)
 
 
 def table(rows: Sequence[Mapping[str, object]], index: str) -> pd.DataFrame:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from varred.config import Config, Execution, Rule, SVRGRule
@@ -16,6 +17,7 @@ from varred.train import Trainer, device_name, training_images
 STEPS = 50
 ROUNDS = 15
 ROUND_SECONDS = 0.5
+SECONDS_EACH = 20.0  # a config that has taken longer gets no third round
 
 
 def kind(config: Config) -> str:
@@ -38,7 +40,7 @@ def kind(config: Config) -> str:
     return f"{name}; {model}; {images}, {config.precision}"
 
 
-def estimate(configs: Sequence[Config], times: dict[str, dict[str, float]], jobs: int = 1) -> float | None:
+def estimate(configs: Sequence[Config], times: Mapping[str, Mapping[str, float]], jobs: int = 1) -> float | None:
     """Return the seconds that training the configs takes on the timed machine, evaluations left out.
 
     None if a kind of configuration among them has not been timed.
@@ -80,8 +82,12 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
         passes.append(whole[: max(1, kept // 2)])
     steps: list[float] = [float("inf")] * len(configs)
     snapshots: list[float] = [float("inf")] * len(configs)
-    for _ in range(ROUNDS):
+    spent = [0.0] * len(configs)
+    for round_ in range(ROUNDS):
         for place, trainer in enumerate(trainers):
+            if round_ >= 2 and spent[place] > SECONDS_EACH:
+                continue
+            began = time.perf_counter()
 
             def step(trainer: Trainer = trainer, place: int = place) -> None:
                 for batch in batches[place]:
@@ -96,6 +102,7 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
 
                 share = sum(batch.size for batch in some) / len(trainer.parts.train)
                 snapshots[place] = min(snapshots[place], _timed(trainer, "snapshots", snapshot) / share)
+            spent[place] += time.perf_counter() - began
     return [
         {
             "step": own,

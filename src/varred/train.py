@@ -277,7 +277,7 @@ class Trainer:
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
-    def _measure(self, epoch: int, step: int, fraction: float) -> None:
+    def _measure(self, epoch: int, step: int, fractions: tuple[float, ...]) -> None:
         """Record the noise of the gradients over the epoch's partition and transforms."""
         assert isinstance(self.optimizer, SVRG)
         samples, before = self.state.samples, self.state.seconds["evaluation"]
@@ -292,7 +292,8 @@ class Trainer:
             )
         self.state.samples = samples  # measuring is no part of the run's cost, nor of the time of its steps
         self.state.seconds["steps"] -= self.state.seconds["evaluation"] - before
-        self.state.noise.append({"epoch": epoch, "step": step, "fraction": fraction, **dataclasses.asdict(noise)})
+        for fraction in fractions:
+            self.state.noise.append({"epoch": epoch, "step": step, "fraction": fraction, **dataclasses.asdict(noise)})
 
     def _observe(self, running: float) -> None:
         with self.timed("evaluation"):
@@ -326,7 +327,7 @@ class Trainer:
         sizes = torch.full((-(-len(self.parts.train) // self.config.batch_size),), self.config.batch_size).double()
         sizes[-1] = len(self.parts.train) - sizes[:-1].sum()
         if self.state.epoch == 0:
-            self._initialize()
+            self.initialize()
             self._observe(float("nan"))
         while self.state.epoch < self.config.epochs and self.state.diverged is None:
             losses = self.epoch(self.state.epoch).cpu()
@@ -347,7 +348,8 @@ class Trainer:
                 saved = time.monotonic()
         return self._record()
 
-    def _initialize(self) -> None:
+    def initialize(self) -> None:
+        """Apply what the config asks for before the first step and beyond the draw of the weights: MetaInit."""
         rule = self.config.initialization
         if isinstance(rule, MetaInitialization):
             with self.timed("initialization"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from varred.claims import comparison, lenet_mnist, metainit_cifar100, staleness
+from varred.claims import comparison, deficit, lenet_mnist, metainit_cifar100
 from varred.claims.verdict import Claim, Verdict, read
 from varred.runs import Store
 
@@ -14,7 +14,7 @@ __all__ = ["JUDGES", "Claim", "Verdict", "judge", "page", "read"]
 JUDGES: dict[str, Callable[[Store], Verdict]] = {
     **lenet_mnist.JUDGES,
     **comparison.JUDGES,
-    **staleness.JUDGES,
+    **deficit.JUDGES,
     **metainit_cifar100.JUDGES,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from varred.experiments import lenet_mnist, metainit_cifar100, staleness
+from varred.experiments import deficit, lenet_mnist, metainit_cifar100
 from varred.experiments.comparison import RESNET18, RESNET101
 from varred.runs import Store
 from varred.sweep import Phase
@@ -12,7 +12,7 @@ from varred.sweep import Phase
 CHAPTERS: dict[str, Callable[[str, Store], Iterator[Phase]]] = {
     "12-lenet-mnist": lambda preset, store: lenet_mnist.queue(lenet_mnist.scale(preset), store),
     "13-resnet18-cifar10": lambda preset, store: RESNET18.queue(RESNET18.scale(preset), store),
-    "14-staleness": lambda preset, store: staleness.queue(RESNET18.scale(preset), store),
+    "14-deficit": lambda preset, store: deficit.queue(RESNET18.scale(preset), store),
     "15-resnet101-cifar100": lambda preset, store: RESNET101.queue(RESNET101.scale(preset), store),
     "16-metainit-cifar100": lambda preset, store: metainit_cifar100.queue(RESNET101.scale(preset), store),
 }

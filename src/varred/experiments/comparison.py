@@ -5,6 +5,7 @@ One experiment, two instances: ResNet18 on CIFAR-10 (chapter 13) and ResNet101 o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from varred.sweep import Phase
 Normalization = Literal["batch", "none"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("batch", "none")
 METHODS = ("SGD", "Adam", "SVRG")
-STAGES = 5  # of a search for a learning rate; the longest grid ends in fewer
+STAGES = 8  # of a search for a learning rate: as many as the longest grid has values
 BATCH = 128
 HOLDOUT = Fraction(fraction=0.05)
 EVERY = 5  # epochs between SVRG's snapshots in the public code of source 000's author
@@ -134,7 +135,8 @@ class Comparison:
         known = {}
         for rate in self.grids[method].reach:
             for run in store.available([self.grid_run(scale, normalization, method, rate)]):
-                known[rate] = float("inf") if run.diverged else validation_loss(run)
+                loss = validation_loss(run)
+                known[rate] = loss if run.diverged is None and math.isfinite(loss) else math.inf
         return known
 
     def selected(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> float | None:

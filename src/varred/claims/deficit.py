@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from varred.claims.verdict import FAILS, HOLDS, OPEN, PART, Verdict, by_contrasts, waiting, write
 from varred.contrasts import Contrast, Value, block_model, summarize
-from varred.experiments import staleness
+from varred.experiments import deficit
 from varred.experiments.comparison import NORMALIZATIONS, RESNET18, Normalization
 from varred.record import Noise, Run
 from varred.runs import Store
@@ -23,7 +23,7 @@ def train_loss(run: Run) -> float:
 
 def contrasts(store: Store, normalization: Normalization, value: Value = train_loss) -> list[Contrast]:
     """Return the declared contrasts of a setting that can be estimated so far."""
-    return block_model(staleness.cells(store, SCALE, normalization), staleness.CONTRASTS, value)
+    return block_model(deficit.cells(store, SCALE, normalization), deficit.CONTRASTS, value)
 
 
 def _named(store: Store, words: Sequence[str]) -> dict[Normalization, list[Contrast]]:
@@ -59,7 +59,7 @@ def interaction(store: Store) -> Contrast | None:
     """Return how much larger SVRG's deficit is with batch normalization than without; None before both are there."""
     differences: dict[Normalization, dict[int, float]] = {}
     for setting in NORMALIZATIONS:
-        cells = staleness.cells(store, SCALE, setting)
+        cells = deficit.cells(store, SCALE, setting)
         runs = {
             run.config.seed: train_loss(run) for run in cells["SVRG every 5, redrawn"] if math.isfinite(train_loss(run))
         }
@@ -91,7 +91,7 @@ def variance(store: Store) -> Verdict:
     above: dict[Normalization, int] = {}
     parts = []
     for setting in NORMALIZATIONS:
-        runs = [run for run in staleness.cells(store, SCALE, setting)["SVRG every epoch"] if run.noise]
+        runs = [run for run in deficit.cells(store, SCALE, setting)["SVRG every epoch"] if run.noise]
         moments = [n for run in runs for n in run.noise if n.epoch in (middle, last) and n.fraction in (0.33, 1.0)]
         if len(moments) < 4:
             return waiting(name)

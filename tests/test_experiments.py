@@ -1,0 +1,464 @@
+"""Lists of configs, what records decide of them, the block model, initialization inside a run, refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from varred import data
+from varred.config import Config, Execution, Rule, SVRGRule, TorchvisionModel
+from varred.contrasts import Contrast, block_model, paired
+from varred.experiments import deficit
+from varred.experiments.comparison import (
+    METHODS,
+    NORMALIZATIONS,
+    RESNET18,
+    RESNET101,
+    STAGES,
+    Comparison,
+    Normalization,
+)
+from varred.experiments.grid import Axis, Point, bracket, points, widening
+from varred.record import Divergence, Run
+from varred.runs import Store, verify
+from varred.train import Trainer, build_model, gradient_computations, train
+
+CPU = Execution(device="cpu", threads=1)
+SGD = {"name": "sgd", "learning_rate": 0.01}
+SMOKE, SMALL = RESNET18.scale("smoke"), RESNET18.scale("cpu")
+COMPARISONS = pytest.mark.parametrize("comparison", [RESNET18, RESNET101], ids=["ResNet18", "ResNet101"])
+
+
+@pytest.fixture(scope="module")
+def real() -> Run:
+    """A run of the smoke grid, from which records with other configs and losses are made."""
+    return train(RESNET18.grid_run(SMOKE, "none", "SGD", 0.01), CPU)
+
+
+def record(real: Run, config: Config, loss: float, diverged: bool = False) -> Run:
+    assert real.final.validation is not None
+    validation = real.final.validation.model_copy(update={"loss": loss})
+    return real.model_copy(
+        update={
+            "config": config,
+            "final": real.final.model_copy(update={"validation": validation}),
+            "diverged": Divergence(epoch=0, reason="non-finite loss") if diverged else None,
+        }
+    )
+
+
+# Grids
+
+
+def walk(axes: Sequence[Axis], loss: Callable[[Point], float]) -> list[list[Point]]:
+    """Widen until nothing is asked for; return what each widening asked for."""
+    known = {point: loss(point) for point in points(axes)}
+    asked = []
+    while added := widening(axes, known):
+        assert not known.keys() & set(added)
+        asked.append(added)
+        known |= {point: loss(point) for point in added}
+    return asked
+
+
+AXIS = Axis((1.0, 2.0, 3.0), below=(0.5, 0.2), above=(4.0, 5.0))
+
+
+def test_widening_goes_outwards_one_value_at_a_time_until_the_best_lies_inside() -> None:
+    assert walk([AXIS], lambda point: -point[0]) == [[(4.0,)], [(5.0,)]]
+    assert walk([AXIS], lambda point: point[0]) == [[(0.5,)], [(0.2,)]]
+    assert walk([AXIS], lambda point: abs(point[0] - 4)) == [[(4.0,)], [(5.0,)]]  # 5 shows that 4 is inside
+    assert walk([AXIS], lambda point: abs(point[0] - 3)) == [[(4.0,)]]
+    assert walk([AXIS], lambda point: abs(point[0] - 2)) == []
+
+
+def test_widening_stops_at_a_value_that_diverged_and_waits_for_the_grid() -> None:
+    assert walk([AXIS], lambda point: -point[0] if point[0] < 4 else math.inf) == [[(4.0,)]]
+    assert widening([AXIS], {(2.0,): 1.0, (3.0,): 0.5}) == []  # 1 is not known yet
+
+
+def test_a_joint_grid_is_widened_in_the_edges_dimension_alone() -> None:
+    other = Axis((10.0, 20.0, 30.0), below=(5.0,), above=(40.0,))
+    inside = {(x, y): abs(y - 20) - x for x in AXIS.values for y in other.values}
+    assert widening([AXIS, other], inside) == [(4.0, 20.0)]
+    corner = {(x, y): -y - x for x in AXIS.values for y in other.values}
+    assert widening([AXIS, other], corner) == [(4.0, 30.0), (3.0, 40.0)]
+    assert widening([AXIS, other], {**inside, (4.0, 20.0): math.inf}) == []
+
+
+def search(axis: Axis, loss: Callable[[float], float]) -> tuple[float, list[list[float]]]:
+    """Bracket until nothing is asked for; return the best value and what each stage asked for."""
+    known: dict[float, float] = {}
+    asked = []
+    while added := bracket(axis, known):
+        assert not known.keys() & set(added)
+        asked.append(added)
+        known |= {rate: loss(rate) for rate in added}
+    return min(known, key=lambda rate: known[rate]), asked
+
+
+@COMPARISONS
+def test_bracketing_finds_the_only_minimum_and_what_lies_beside_it(comparison: Comparison) -> None:
+    for axis in comparison.grids.values():
+        for place, rate in enumerate(axis.reach):
+
+            def loss(x: float, place: int = place, axis: Axis = axis) -> float:
+                away = axis.reach.index(x) - place
+                return math.inf if away > 1 else abs(away)  # what is two values too large diverges
+
+            best, asked = search(axis, loss)
+            assert best == rate
+            assert {*axis.reach[max(place - 1, 0) : place + 2]} <= {x for stage in asked for x in stage}
+    valley = {1.0: 0.0, 2.0: 2.0, 3.0: 1.0, 4.0: 2.0}  # with two minima it stays in the first one it meets
+    assert search(Axis(tuple(valley)), valley.__getitem__) == (3.0, [[4.0], [3.0], [2.0]])
+
+
+@pytest.mark.parametrize(
+    ("comparison", "method"),
+    [(comparison, method) for comparison in (RESNET18, RESNET101) for method in METHODS],
+)
+def test_a_search_ends_within_its_stages(comparison: Comparison, method: str) -> None:
+    axis = comparison.grids[method]
+    for rate in axis.reach:
+        assert len(search(axis, lambda x, rate=rate: abs(math.log(x / rate)))[1]) <= STAGES
+
+
+@COMPARISONS
+def test_the_sources_grids_ascend_and_hold_what_it_chose(comparison: Comparison) -> None:
+    for method, axis in comparison.grids.items():
+        assert list(axis.reach) == sorted(set(axis.reach))
+        for normalization in NORMALIZATIONS:
+            assert comparison.source_rates[normalization][method] in axis.values
+
+
+# Comparisons
+
+
+def without(config: Config, *fields: str) -> str:
+    return config.model_dump_json(exclude=set(fields))
+
+
+@COMPARISONS
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "paper"])
+def test_runs_of_a_benchmark_differ_in_the_optimizer_alone(comparison: Comparison, preset: str) -> None:
+    scale = comparison.scale(preset)
+    configs = comparison.benchmark(scale, comparison.source_rates)
+    assert len({c.identity for c in configs}) == len(configs) == 2 * len(METHODS) * len(scale.seeds)
+    excluded = {"optimizer"} if scale.epochs == scale.svrg_epochs else {"optimizer", "epochs"}  # 150 of 200 there
+    groups: dict[str, list[Config]] = {}
+    for config in configs:
+        groups.setdefault(without(config, *excluded), []).append(config)
+    assert [sorted(c.method for c in group) for group in groups.values()] == [sorted(METHODS)] * (2 * len(scale.seeds))
+    first, second = (without(configs[place], "optimizer") for place in (0, len(METHODS)))
+    assert second.replace('"none"', '"batch"', 1) == first != second  # the settings: normalization alone
+
+
+def fill(store: Store, real: Run, losses: Mapping[float, float], diverged: Sequence[float] = ()) -> None:
+    for rate, loss in losses.items():
+        store.put(record(real, RESNET18.grid_run(SMOKE, "none", "SGD", rate), loss, rate in diverged))
+
+
+def test_the_least_validation_loss_is_selected_once_it_lies_between_worse_ones(real: Run, tmp_path: Path) -> None:
+    def selected() -> float | None:
+        return RESNET18.selected(store, SMOKE, "none", "SGD")
+
+    store = Store(tmp_path)
+    assert selected() is None
+    fill(store, real, {0.1: 0.9, 0.5: 3.0})
+    assert selected() is None  # 0.05 may be better
+    fill(store, real, {0.05: 0.8})
+    assert selected() is None  # it is: now 0.01 may be
+    fill(store, real, {0.01: 1.0})
+    assert selected() == 0.05
+    fill(store, real, {0.001: 0.7, 0.005: 0.7, 0.0005: 0.6})
+    assert selected() == 0.0005  # the axis ends
+    assert RESNET18.selected(store, SMOKE, "batch", "SGD") is None  # the other setting has no record
+
+
+def test_a_diverged_run_is_never_selected(real: Run, tmp_path: Path) -> None:
+    store, axis = Store(tmp_path), RESNET18.grids["SGD"]
+    losses = {0.005: 2.0, 0.01: 1.0, 0.05: 1.5, 0.1: 0.1}
+    fill(store, real, losses, diverged=[0.1])
+    assert RESNET18.selected(store, SMOKE, "none", "SGD") == 0.01
+    assert min(losses, key=lambda rate: losses[rate]) == 0.1  # by the loss where it was given up
+    fill(store, real, dict.fromkeys(axis.reach, 1.0), diverged=axis.reach)
+    assert RESNET18.selected(store, SMOKE, "none", "SGD") is None
+
+
+# The factorial
+
+
+def cell(name: str, normalization: Normalization = "batch") -> Config:
+    return deficit.run_of(SMALL, normalization, name, 0.01, 1)
+
+
+def differences(first: str, second: str) -> set[str]:
+    def leaves(value: Any, path: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {path: value}
+        return {k: v for name, part in value.items() for k, v in leaves(part, f"{path}.{name}".strip(".")).items()}
+
+    ours, theirs = (leaves(cell(name).model_dump(), "") for name in (first, second))
+    return {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+
+
+DRAWS = {"redraw_order", "redraw_transforms"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fields"),
+    [
+        ("SVRG every epoch", "SVRG every 5, redrawn", {"optimizer.snapshot.every"}),
+        ("SVRG every 5, redrawn", "SVRG every 5, locked", DRAWS),
+        ("SVRG once, redrawn", "SVRG once, locked", {"redraw_last"}),
+        ("SVRG once, redrawn", "SVRG every epoch", {"optimizer.snapshot.last"}),
+        ("SVRG at 0 and 5, redrawn", "SVRG at 0 and 5, locked", {*DRAWS, "redraw_last"}),
+        ("SVRG every 5, redrawn", "SVRG at 0 and 5, redrawn", {"optimizer.snapshot.last"}),
+        ("SGD", "SGD, kept 5 epochs", DRAWS),
+        ("SGD", "SGD, kept for ever", {"redraw_last"}),
+    ],
+)
+def test_cells_differ_in_what_their_names_say(first: str, second: str, fields: set[str]) -> None:
+    assert differences(first, second) == fields
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("SGD", "SVRG every epoch"),
+        ("SGD", "SVRG every 5, redrawn"),
+        ("SGD", "SVRG once, redrawn"),
+        ("SGD, kept 5 epochs", "SVRG every 5, locked"),
+        ("SGD, kept for ever", "SVRG once, locked"),
+    ],
+)
+def test_sgds_cells_see_the_batches_of_svrgs(first: str, second: str) -> None:
+    assert {field.split(".")[0] for field in differences(first, second)} == {"optimizer"}
+
+
+@pytest.mark.parametrize("name", [name for name in deficit.CELLS if name.startswith("SVRG")])
+def test_a_cell_is_locked_where_its_draws_are_those_of_its_snapshot(name: str) -> None:
+    config = cell(name)
+    assert isinstance(config.optimizer, SVRGRule)
+
+    def draw(epoch: int, redraw: int) -> int:
+        return data.in_force(epoch, redraw, config.redraw_last)
+
+    stale, last = [], 0
+    for epoch in range(max(13, config.epochs)):
+        last = epoch if config.optimizer.snapshot.due(epoch) else last
+        redraws = (config.redraw_order, config.redraw_transforms)
+        stale += [epoch] if any(draw(epoch, redraw) != draw(last, redraw) for redraw in redraws) else []
+    assert bool(stale) is name.endswith("redrawn")  # "SVRG every epoch" is locked by nature
+
+
+def test_declared_contrasts_sum_to_zero_over_cells_that_exist() -> None:
+    for coefficients in deficit.CONTRASTS.values():
+        assert sum(coefficients.values()) == 0
+        assert coefficients.keys() <= deficit.CELLS.keys()
+    assert len({cell(name, setting).identity for name in deficit.CELLS for setting in NORMALIZATIONS}) == 20
+
+
+def test_one_snapshot_costs_one_pass() -> None:
+    for name, passes in {
+        "SVRG once, locked": 31,
+        "SVRG every epoch": 45,
+        "SVRG every 5, locked": 33,
+        "SGD": 15,
+    }.items():
+        assert gradient_computations(cell(name)) == passes * 20_000
+    once = small(optimizer={"name": "svrg", "base": SGD, "snapshot": {"last": 0}}, epochs=3)
+    assert train(once, CPU).curves.samples == [0, 3 * 60, 5 * 60, 7 * 60]
+    assert gradient_computations(once) == (2 * 3 + 1) * 60
+
+
+# The block model
+
+
+def value(run: Run) -> float:
+    return run.final.test.loss
+
+
+def runs(real: Run, responses: Mapping[int, float]) -> list[Run]:
+    def one(seed: int, y: float) -> Run:
+        final = real.final.model_copy(update={"test": real.final.test.model_copy(update={"loss": y})})
+        return real.model_copy(update={"config": real.config.replace(seed=seed), "final": final})
+
+    return [one(seed, y) for seed, y in responses.items()]
+
+
+def noisy(effect: float, seeds: Sequence[int], key: int) -> dict[int, float]:
+    """A cell: its effect, a seed's effect hundreds of times larger, a little noise."""
+    noise = np.random.default_rng(key).normal(0, 0.01, 10)
+    return {seed: float(effect + 100 * seed + noise[seed]) for seed in seeds}
+
+
+A_B: Mapping[str, Mapping[str, float]] = {"A - B": {"A": 1, "B": -1}}
+
+
+def test_two_cells_in_the_block_model_are_the_paired_t_test(real: Run) -> None:
+    ours, theirs = noisy(0.01, range(6), 1), noisy(0.0, range(6), 2)
+    cells = {"A": runs(real, ours), "B": runs(real, theirs)}
+    (block,) = block_model(cells, A_B, value)
+    pair = paired("A - B", cells["A"], cells["B"], value)
+    assert block.p == pytest.approx(stats.ttest_rel(list(ours.values()), list(theirs.values())).pvalue, abs=1e-10)
+    for name in ("mean", "low", "high", "p"):
+        assert getattr(block, name) == pytest.approx(getattr(pair, name), abs=1e-10)
+    unpaired = stats.ttest_ind(list(ours.values()), list(theirs.values())).pvalue
+    assert block.p < 0.1 < 0.9 < unpaired  # without blocks the seeds hide it
+
+
+def test_the_block_model_finds_an_effect_below_the_seeds_with_one_missing(real: Run) -> None:
+    responses = {"A": noisy(0.5, range(5), 1), "B": noisy(0.0, range(6), 2), "C": noisy(0.2, range(6), 3)}
+    cells = {name: runs(real, own) for name, own in responses.items()}
+    (contrast,) = block_model(cells, A_B, value)
+    assert contrast.low < 0.5 < contrast.high
+    assert contrast.high - contrast.low < 0.06
+    assert contrast.significant
+    assert contrast.seeds == 5
+    means = {name: float(np.mean(list(own.values()))) for name, own in responses.items()}
+    assert abs(means["A"] - means["B"] - 0.5) > 10  # the difference of means holds the missing seed's effect
+
+
+def test_a_cell_with_a_diverged_run_takes_its_contrasts_with_it(real: Run) -> None:
+    cells = {name: runs(real, noisy(0.0, range(3), key)) for key, name in enumerate("ABC")}
+    clean = block_model({name: cells[name] for name in "AC"}, {"A - C": {"A": 1, "C": -1}}, value)
+    cells["B"] = runs(real, {**noisy(0.0, range(2), 1), 2: math.inf})
+    contrasts: dict[str, dict[str, float]] = {**A_B, "A - C": {"A": 1, "C": -1}, "A - D": {"A": 1, "D": -1}}
+    assert block_model({**cells, "D": []}, contrasts, value) == clean
+
+
+def test_one_seed_gives_no_interval(real: Run) -> None:
+    cells = {name: runs(real, {1: y}) for name, y in {"A": 3.0, "B": 1.0, "C": 0.0}.items()}
+    (contrast,) = block_model(cells, A_B, value)
+    assert contrast == Contrast("A - B", 1, pytest.approx(2.0), -math.inf, math.inf, 1.0)
+    assert not contrast.bounded
+
+
+def test_a_contrast_between_cells_without_a_common_seed_is_not_estimated(real: Run) -> None:
+    cells = {"A": runs(real, {1: 0.0, 2: 1.0}), "C": runs(real, {1: 0.0, 2: 1.1}), "B": runs(real, {3: 100.0})}
+    assert block_model(cells, A_B, value) == []
+
+
+# Initialization inside a run
+
+
+METAINIT = {"name": "metainit", "steps": 3, "batch_size": 8}
+NORMALIZED = {"name": "lenet", "normalization": "batch"}
+
+
+def small(**changes: Any) -> Config:
+    settings: dict[str, Any] = {
+        "data": {"name": "cifar10", "size": "sample", "subset": 60},
+        "model": NORMALIZED,
+        "optimizer": SGD,
+        "batch_size": 16,
+        "epochs": 1,
+        "seed": 0,
+    }
+    return Config(**{**settings, **changes})
+
+
+def weights(config: Config) -> dict[str, torch.Tensor]:
+    return dict(build_model(config, (3, 32, 32), 10).named_parameters())
+
+
+@pytest.fixture(scope="module")
+def rescaled() -> Run:
+    return train(small(initialization=METAINIT), CPU)
+
+
+def test_metainit_in_a_run_leaves_its_trace_beside_the_curves(rescaled: Run) -> None:
+    trace = rescaled.metainit
+    assert trace is not None
+    assert len(trace.quotients) == 3
+    assert trace.norms.keys() == {name for name, p in weights(rescaled.config).items() if p.dim() >= 2}
+    assert all(before != after for before, after in trace.norms.values())
+    assert trace.samples > 3 * 8 * 3  # a step costs more than three gradients of its batch
+    assert rescaled.curves.samples == [0, 60]
+    assert train(small(), CPU).metainit is None
+
+
+def test_a_rescaled_record_stands_the_audit(rescaled: Run) -> None:
+    assert verify(rescaled, CPU, whole=True).deviation == 0
+    assert verify(rescaled, CPU).deviation == 0
+
+
+def test_rescaled_runs_that_differ_in_the_optimizer_start_from_the_same_weights(rescaled: Run) -> None:
+    rules: list[Rule | dict[str, Any]] = [SGD, {"name": "svrg", "base": SGD}]
+    trainers = [Trainer(small(initialization=METAINIT, optimizer=rule), CPU) for rule in rules]
+    torch.rand(3)
+    for trainer in trainers:
+        trainer.initialize()
+    first, second = (list(trainer.model.parameters()) for trainer in trainers)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    plain = weights(small())
+    moved = {name for name, p in trainers[0].model.named_parameters() if not torch.equal(p, plain[name])}
+    assert rescaled.metainit is not None
+    assert moved == rescaled.metainit.norms.keys()  # biases and affine parameters stay
+
+
+def test_he_weights_have_variance_2_over_fan_in() -> None:
+    shape = {"model": {"name": "resnet18", "width": 4}}
+    he, default = (weights(small(**shape, initialization=rule)) for rule in ({"name": "he"}, None))
+    for name, p in he.items():
+        if p.dim() < 2:
+            continue
+        fan_in, tolerance = p[0].numel(), 4 * math.sqrt(2 / p.numel())
+        assert float(p.detach().square().mean()) * fan_in == pytest.approx(2, rel=tolerance)
+        assert float(default[name].detach().square().mean()) * fan_in == pytest.approx(1 / 3, rel=tolerance)  # torch's
+    bias = list(he)[-1]
+    assert default[bias].any()
+    assert not he[bias].any()
+
+
+def test_no_initialization_is_torchs_own() -> None:
+    config = small()
+    with torch.random.fork_rng():
+        torch.manual_seed(data.derived_seed(0, "weights"))
+        literal: nn.Module = config.model.build((3, 32, 32), 10)
+    ours = weights(config.replace(initialization=None))
+    assert all(torch.equal(p, ours[name]) for name, p in literal.named_parameters())
+    assert config.replace(initialization=None).identity == config.identity
+    assert "initialization" not in config.canonical
+    assert any(not torch.equal(p, ours[name]) for name, p in weights(small(initialization={"name": "he"})).items())
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "huge"}, "preset must be one of smoke, cpu, paper, got 'huge'"),
+        ({"methods": ["Adagrad"]}, "methods must be among SGD, Adam, SVRG, got 'Adagrad'"),
+        ({"methods": []}, "methods must name at least one of SGD, Adam, SVRG, got none"),
+        ({"seeds": [1, -1]}, "seeds must be whole numbers from 0, got -1"),
+        ({"epochs": -1}, "epochs must be a whole number from 0 (0: the preset's own), got -1"),
+        ({"width": -1}, "width must be a whole number from 0 (0: the preset's own), got -1"),
+        ({"width": 1.5}, "width must be a whole number from 0 (0: the preset's own), got 1.5"),
+    ],
+)
+def test_a_bad_parameter_of_a_chapter_gives_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (the whole message is compared)
+        RESNET18.scale(**{"preset": "smoke", **arguments})
+    assert str(caught.value) == message
+
+
+def test_torchvision_refuses_what_it_does_not_have() -> None:
+    try:
+        import torchvision.models  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision does not import here: {error}")
+    with pytest.raises(ValueError, match="torchvision has no classifier 'resnet19'"):
+        TorchvisionModel(name="torchvision", architecture="resnet19").build((3, 32, 32), 10)
+    with pytest.raises(ValueError, match="take 3 channels, the images have 1"):
+        TorchvisionModel(name="torchvision", architecture="resnet18").build((1, 28, 28), 10)
