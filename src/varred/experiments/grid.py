@@ -100,8 +100,9 @@ def bracket(axis: Axis, losses: Mapping[float, float]) -> list[float]:
         []
 
     """
-    if not losses:
-        return [axis.values[-1], *axis.above[:1]]
+    first = [value for value in (axis.values[-1], *axis.above[:1]) if value not in losses]
+    if first:
+        return first
     reach = axis.reach
     place = reach.index(min(losses, key=lambda value: (losses[value], value)))
     return [value for value in reach[max(place - 1, 0) : place + 2] if value not in losses]
