@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,8 +101,9 @@ def bracket(axis: Axis, losses: Mapping[float, float]) -> list[float]:
         []
 
     """
-    first = [value for value in (axis.values[-1], *axis.above[:1]) if value not in losses]
-    if first:
+    top = axis.values[-1]
+    first = [value for value in (top, *axis.above[:1]) if value not in losses]
+    if first and losses.get(top, 0.0) < math.inf:
         return first
     reach = axis.reach
     place = reach.index(min(losses, key=lambda value: (losses[value], value)))
