@@ -22,12 +22,15 @@ from typing import Any
 import torch
 from torch.nn import functional
 from torch.optim import SGD
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
 from varred import data
 from varred.config import Config, Execution
+from varred.measure import gradient_noise
 from varred.models import LeNet
 from varred.optim import STORM, SVRG
+from varred.optim.batch import preserved
 from varred.runs import Store
 from varred.sweep import sweep
 from varred.train import Trainer, device_name
@@ -119,6 +122,86 @@ def storm_epoch() -> tuple[float, float, float]:
             trainer.step(batch)
 
     return ratio(epoch, lambda: bare(plain, 2))
+
+
+RESNET = {
+    "data": {"name": "cifar10", "size": "sample", "subset": 384, "augmentation": "crop_flip"},
+    "model": {"name": "resnet18", "width": 8},
+    "batch_size": 128,
+}
+
+
+def svrg_resnet_epoch() -> tuple[float, float, float]:
+    rule = {**SVRG_RULE, "snapshot": {}}  # batch normalization: the snapshot's batches are the step's
+    trainer, plain = Trainer(config(rule, **RESNET)), Trainer(config(SGD_RULE, **RESNET))
+    trainer.model.train()
+    plain.model.train()
+
+    def epoch() -> None:
+        trainer.snapshot(0)
+        for batch in trainer.batches(0):
+            trainer.step(batch)
+
+    return ratio(epoch, lambda: bare(plain, 3), rounds=10)
+
+
+def noise_measurement() -> tuple[float, float, float]:
+    trainer, plain = Trainer(config(SVRG_RULE, **RESNET)), Trainer(config(SGD_RULE, **RESNET))
+    for own in (trainer, plain):
+        own.model.train()
+    svrg = trainer.optimizer
+    assert isinstance(svrg, SVRG)
+    trainer.snapshot(0)
+    parts = (svrg.parameters, svrg.snapshot_point, svrg.full_gradient)
+
+    def measure() -> None:
+        gradient_noise(*parts, trainer.batches(0), trainer.closure, buffers=trainer.model.buffers())
+
+    def gradients() -> None:
+        for batch in plain.batches(0):
+            for _ in range(2):
+                plain.optimizer.zero_grad()
+                plain.closure(batch)
+
+    return ratio(measure, gradients, rounds=10)
+
+
+def buffers_reset() -> tuple[float, float, float]:
+    """Saving and restoring batch normalization's statistics and the random state, over a step of SVRG."""
+    trainer = Trainer(config(SVRG_RULE, **RESNET))
+    trainer.model.train()
+    trainer.snapshot(0)
+    batch = next(trainer.batches(0))
+    buffers = list(trainer.model.buffers())
+
+    def reset() -> None:
+        with preserved(buffers, DEVICE):
+            pass
+
+    return ratio(reset, lambda: trainer.step(batch), rounds=10)
+
+
+def transient_memory() -> tuple[float, float, float]:
+    """Peak of an SVRG step above plain SGD's, in copies of the parameters, on a network with few activations."""
+
+    def peak(rule: dict[str, Any]) -> int:
+        model = {"name": "mlp", "hidden": (1500, 1500)}
+        trainer = Trainer(config(rule, model=model, batch_size=4, data={"name": "mnist", "size": "sample"}))
+        trainer.model.train()
+        trainer.snapshot(0)
+        batch = next(trainer.batches(0))
+        trainer.step(batch)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            trainer.step(batch)
+        events = profiler.profiler.kineto_results.events()
+        level, highest = 0, 0
+        for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+            level += event.nbytes()
+            highest = max(highest, level)
+        return highest // sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+
+    copies = float(peak({**SVRG_RULE, "snapshot": {}}) - peak(SGD_RULE))
+    return copies, copies, copies
 
 
 class _Images(torch.utils.data.Dataset[tuple[Any, int]]):
@@ -231,6 +314,10 @@ def import_time() -> tuple[float, float, float]:
 MEASUREMENTS: dict[str, tuple[Callable[[], tuple[float, float, float]], str, float]] = {
     "SVRG epoch / (3 x gather, forward, backward + step), LeNet": (svrg_epoch, "at most", 1.03),
     "STORM epoch / (2 x gather, forward, backward + step), LeNet": (storm_epoch, "at most", 1.06),
+    "SVRG epoch / (3 x gather, forward, backward + step), ResNet18": (svrg_resnet_epoch, "at most", 1.03),
+    "noise of gradients / (2 x gather, forward, backward), ResNet18": (noise_measurement, "at most", 1.05),
+    "batch normalization's reset / SVRG step, ResNet18": (buffers_reset, "at most", 0.01),
+    "transient memory of an SVRG step above SGD's, parameter copies": (transient_memory, "at most", 2.0),
     "usual PyTorch loop / ours, MNIST": (usual_loop, "at least", 1.8),
     "8 runs one by one / as a sweep on 2 processes": (sweep_of_eight, "at least", 1.25),
     "torchvision transforms, 2 workers / vectorised augmentation, CIFAR": (augmentation, "at least", 3.0),

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from varred import claims, runs, timing
+from varred import claims, experiments, runs, timing
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -104,6 +104,10 @@ def test_every_claim_has_a_judge_and_the_page_is_computed() -> None:
     assert (ROOT / "book" / "claims.md").read_text() == claims.page(
         ROOT / "book" / "claims.yml", runs.results("cpu")
     ), "run python -m varred pages"
+    store = runs.results("cpu")
+    phases = [phase for chapter in experiments.CHAPTERS for phase in experiments.queue(chapter, "cpu", store)]
+    answer = claims.answer(store, claims.judge, phases)
+    assert (ROOT / "book" / "answer.md").read_text() == answer, "run python -m varred pages"
     bench = runs.results("cpu").folder / "times" / "bench.json"
     assert (ROOT / "book" / "bench.md").read_text() == timing.bench_page(bench), "run python -m varred pages"
 

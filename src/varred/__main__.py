@@ -62,7 +62,7 @@ def verify_records(
 
 @app.command()
 def pages() -> None:
-    """Write what the prose pages compute from records: claims.md, bench.md and the index page's picture."""
+    """Write what the prose pages compute from records: claims.md, answer.md, bench.md and the index page's picture."""
     root = repository()
     if root is None:
         raise ValueError("pages are written in the repository, not in an installed package: clone it")
@@ -71,6 +71,8 @@ def pages() -> None:
     store = runs.results("cpu")
     book = root / "book"
     (book / "claims.md").write_text(claims.page(book / "claims.yml", store))
+    phases = [phase for chapter in experiments.CHAPTERS for phase in experiments.queue(chapter, "cpu", store)]
+    (book / "answer.md").write_text(claims.answer(store, claims.judge, phases))
     (book / "bench.md").write_text(timing.bench_page(store.folder / "times" / "bench.json"))
     figures.use_style()
     metadata = {"Date": None}
@@ -79,7 +81,7 @@ def pages() -> None:
         for run in store.available(experiments.lenet_mnist.benchmark(experiments.lenet_mnist.scale("cpu"))):
             runs_by_method[run.config.method].append(run)
     figures.overview(runs_by_method).savefig(book / "_static" / "overview.svg", metadata=metadata)
-    print("wrote book/claims.md, book/bench.md and book/_static/overview.svg")
+    print("wrote book/claims.md, book/answer.md, book/bench.md and book/_static/overview.svg")
 
 
 @app.command("time")

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from varred.claims import comparison, deficit, lenet_mnist, metainit_cifar100
+from varred.claims.answer import answer
 from varred.claims.verdict import Claim, Verdict, read
 from varred.runs import Store
 
-__all__ = ["JUDGES", "Claim", "Verdict", "judge", "page", "read"]
+__all__ = ["JUDGES", "Claim", "Verdict", "answer", "judge", "page", "read"]
 
 JUDGES: dict[str, Callable[[Store], Verdict]] = {
     **lenet_mnist.JUDGES,

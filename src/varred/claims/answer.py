@@ -1,0 +1,110 @@
+"""The page that sums up what explains SVRG's deficit, computed from the records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from varred.claims import deficit as judges
+from varred.claims.verdict import Verdict
+from varred.contrasts import Contrast
+from varred.experiments import deficit
+from varred.experiments.comparison import NORMALIZATIONS
+from varred.runs import Store
+from varred.sweep import Phase
+
+EXPLANATIONS = {
+    # beginning of the contrast's name: (the explanation, its claim)
+    judges.SOURCE: ("**the deficit itself**: SVRG every 5 epochs, redrawn, minus SGD", "deficit-source"),
+    "estimator": ("the estimator: a fresh snapshot every epoch, minus SGD", ""),
+    "staleness": (
+        "the iterate leaves the snapshot behind (source 001): every 5 epochs minus every epoch",
+        "deficit-staleness",
+    ),
+    "freezing": ("a frozen snapshot (the public code's period): once minus every 5 epochs", "deficit-freezing"),
+    "unlocking, every 5": ("unlocked transforms, snapshot every 5 epochs, net of SGD's own", "deficit-unlocking"),
+    "unlocking, once": ("unlocked transforms, frozen snapshot, net of SGD's own", "deficit-unlocking"),
+    "deficit with a frozen": ("the deficit with a frozen snapshot: once, redrawn, minus SGD", ""),
+}
+
+
+def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Iterable[Phase]) -> str:
+    """Return the text of ``answer.md``.
+
+    Args:
+        store: the records.
+        judge: returns the verdict of a claim.
+        phases: of all experiment chapters, for the list of what has not been run.
+    """
+    scale = judges.SCALE
+    found = {setting: judges.contrasts(store, setting) for setting in NORMALIZATIONS}
+    seeds = max((c.seeds for own in found.values() for c in own), default=0)
+    rates = deficit.rates(store, scale)
+    written = ", ".join(f"{rate:g} {judges.label(setting)}" for setting, rate in rates.items()) or "not decided yet"
+    lines = [
+        "# What explains SVRG's deficit, as far as measured",
+        "",
+        "This page is computed from the records of {doc}`chapters/14-deficit` by `python -m varred pages`; it changes",
+        "when they do. An effect is a difference in final training loss (nats, on 10,000 fixed images) after the same",
+        "number of steps at one learning rate; positive means worse. Brackets are 95 % intervals from one model with",
+        "seeds as blocks, stars mark significance after Holm's correction; with one seed there is neither.",
+        "",
+        f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
+        f"{scale.side_epochs} epochs, learning rate {written}; at most {seeds} of {len(scale.seeds)} seeds so far.",
+        "",
+        "| explanation | with batch normalization | without | verdict |",
+        "|---|---|---|---|",
+    ]
+    for start, (text, claim) in EXPLANATIONS.items():
+        effects = [_effect(found[setting], start) for setting in NORMALIZATIONS]
+        verdict = f"[{judge(claim, store).word}](claims.md)" if claim else ""
+        lines.append(f"| {text} | {effects[0]} | {effects[1]} | {verdict} |")
+    interaction = judges.interaction(store)
+    difference = _write(interaction) if interaction else "not run"
+    lines.append(
+        "| **batch normalization** (source 000): the deficit with it, minus the deficit without | "
+        f"{difference} | | [{judge('deficit-normalization', store).word}](claims.md) |"
+    )
+    lines += ["", "## The measured cause", "", *_noise(store, judge), "", "## What has not been run", ""]
+    missing = {}
+    for phase in phases:
+        for config in store.missing(phase.configs, phase.observation):
+            missing[config.identity] = f"{config.model.name} on {config.data.name}"
+    counts = {name: list(missing.values()).count(name) for name in sorted(set(missing.values()))}
+    lines += [f"- {name}: at least {count} of the planned runs" for name, count in counts.items()] or ["Nothing."]
+    return "\n".join(lines) + "\n"
+
+
+def _write(contrast: Contrast) -> str:
+    interval = f" [{contrast.low:+.3f}, {contrast.high:+.3f}]" if contrast.bounded else " (one seed)"
+    return f"{contrast.mean:+.3f}{interval}{' *' if contrast.significant else ''}"
+
+
+def _effect(contrasts: list[Contrast], start: str) -> str:
+    return next((_write(c) for c in contrasts if c.name.startswith(start)), "not run")
+
+
+def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
+    lines = [
+        "Mean squared error of SVRG's estimate over the variance of SGD's, after a third of an epoch and at its end;",
+        "below 1 the step is less noisy than SGD's. In brackets the part that is a constant offset: what redrawn",
+        "transforms and partitions add.",
+        "",
+    ]
+    moments = [(epoch, fraction) for epoch in deficit.observation(judges.SCALE).epochs for fraction in (0.33, 1.0)]
+    heads = [f"epoch {epoch + 1}, {round(100 * fraction)} %" for epoch, fraction in moments]
+    rows = []
+    for setting in NORMALIZATIONS:
+        for cell, runs in deficit.cells(store, judges.SCALE, setting).items():
+            for run in runs:
+                at = {(n.epoch, n.fraction): n for n in run.noise}
+                if at:
+                    values = [
+                        f"{at[m].ratio:.2f} ({at[m].offset / at[m].sgd:.2f})" if m in at else "diverged"
+                        for m in moments
+                    ]
+                    rows.append(f"| {cell}, {judges.label(setting)} | " + " | ".join(values) + " |")
+    if not rows:
+        return [*lines, "Not measured yet."]
+    table = [f"| cell | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|", *rows]
+    verdict = judge("deficit-variance", store)
+    return [*lines, *table, "", f"Source 001's claim that the ratio is above 1 for most of an epoch: {verdict.word}."]
