@@ -1,0 +1,748 @@
+"""Verdicts of chapters 12 to 16 on stores made up for them: every word of a criterion, and what must not count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from varred import claims
+from varred.claims import deficit as judges
+from varred.claims import metainit_cifar100 as meta_judges
+from varred.claims.answer import EXPLANATIONS
+from varred.config import Config, SVRGRule
+from varred.contrasts import paired
+from varred.experiments import deficit, lenet_mnist, metainit_cifar100
+from varred.experiments.comparison import METHODS, NORMALIZATIONS, RESNET18, RESNET101, Comparison, Normalization
+from varred.experiments.grid import bracket
+from varred.record import Curves, Divergence, Evaluation, Final, Noise, Provenance, Run, Seconds
+from varred.runs import Store
+from varred.sweep import Phase
+from varred.train import gradient_computations, training_images
+
+HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not decided yet"
+DECLARED = claims.read(Path(__file__).parents[1] / "book" / "claims.yml")
+SEEDS = (1, 2, 3)
+NOISE = 0.001
+BOTH: tuple[Normalization, ...] = ("batch", "none")
+
+Level = float | Callable[[float], float]
+Rates = Mapping[Normalization, Mapping[str, float]]
+PLACES: Mapping[Normalization, int] = {"batch": -1, "none": -2}
+Effects = Mapping[Normalization, Mapping[str, Level]]
+
+
+def everywhere(effects: Mapping[str, Level]) -> Effects:
+    return dict.fromkeys(BOTH, effects)
+
+
+def at(level: Level, place: float) -> float:
+    return level(place) if callable(level) else level
+
+
+def passes(config: Config) -> list[int]:
+    """What a run has cost at the start and at each epoch's end, in passes over its images."""
+    rule, costs = config.optimizer, [0]
+    for epoch in range(config.epochs):
+        step = 1 if rule.name in ("sgd", "adam", "adagrad") else 2
+        costs.append(costs[-1] + step + (isinstance(rule, SVRGRule) and rule.snapshot.due(epoch)))
+    return costs
+
+
+@dataclass
+class Records:
+    """A store that fills without training: a seed's effect is 50 times the noise, a case's effect 100 times."""
+
+    store: Store
+    blank: Run
+    searched: Path
+    noise: float = NOISE
+
+    def put(
+        self,
+        config: Config,
+        *,
+        test: Level = 1.0,
+        training: Level = 1.0,
+        accuracy: float = 0.5,
+        validation: float = 1.0,
+        noise: Sequence[Noise] = (),
+        diverged: int | None = None,
+    ) -> None:
+        """Write a record: test loss by passes, training loss by epochs, both up to the epoch where it diverged."""
+        costs = passes(config)[: None if diverged is None else diverged + 2]
+        curves = Curves(
+            samples=costs,
+            test_loss=[at(test, cost) for cost in costs],
+            train_loss=[at(training, epoch) for epoch in range(len(costs))],
+        )
+        final = self.blank.final
+        assert final.validation is not None
+        parts = {
+            "test": final.test.model_copy(update={"loss": curves.test_loss[-1], "accuracy": accuracy}),
+            "validation": final.validation.model_copy(update={"loss": validation}),
+        }
+        changes: dict[str, Any] = {
+            "config": config,
+            "curves": curves,
+            "final": final.model_copy(update=parts),
+            "noise": list(noise),
+            "diverged": None if diverged is None else Divergence(epoch=diverged, reason="non-finite loss"),
+        }
+        self.store.put(self.blank.model_copy(update=changes))
+
+    def error(self, seed: int, key: int) -> float:
+        """A seed's effect and noise; the noise's mean is shrunk, so that it is never significant by a bad draw."""
+        draws = np.random.default_rng(key).normal(0, self.noise, len(SEEDS))
+        return 50 * NOISE * seed + float(draws[seed - 1] - 0.7 * draws.mean())
+
+    def search(self, comparison: Comparison) -> None:
+        """Bracket a learning rate of each method: the source's largest, and without normalization the one below."""
+        for setting, place in PLACES.items():
+            for method in METHODS:
+                axis, known = comparison.grids[method], dict[float, float]()
+                while tried := bracket(axis, known):
+                    known |= {rate: abs(math.log(rate / axis.values[place])) for rate in tried}
+                for rate, loss in known.items():
+                    self.put(comparison.grid_run(comparison.scale("cpu"), setting, method, rate), validation=loss)
+
+    def decide(self, comparison: Comparison) -> Rates:
+        """Take the searches' records over and return what one comparison's select."""
+        for path in self.searched.iterdir():
+            if not (link := self.store.folder / path.name).exists():
+                link.hardlink_to(path)
+        return {
+            setting: {method: comparison.grids[method].values[place] for method in METHODS}
+            for setting, place in PLACES.items()
+        }
+
+    def benchmark(
+        self,
+        comparison: Comparison,
+        *,
+        accuracy: Effects | None = None,
+        loss: Effects | None = None,
+        seeds: Sequence[int] = SEEDS,
+        diverged: Collection[str] = (),
+    ) -> None:
+        """Put the benchmark, with effects on final accuracy and on test loss; ``diverged``: methods, in epoch 1."""
+        rates = self.decide(comparison)
+        cells = [(setting, method) for setting in NORMALIZATIONS for method in METHODS]
+        for seed in seeds:
+            for key, (setting, method) in enumerate(cells):
+                own: Rates = {setting: {method: rates[setting][method]}}
+                (config,) = comparison.benchmark(comparison.scale("cpu"), own, [seed])
+                level, error = (loss or {}).get(setting, {}).get(method, 0.0), self.error(seed, key)
+                self.put(
+                    config,
+                    accuracy=0.5 + at((accuracy or {}).get(setting, {}).get(method, 0.0), 0) + error,
+                    test=lambda cost, level=level, error=error: 4 + at(level, cost) + error,
+                    diverged=1 if method in diverged else None,
+                )
+
+    def factorial(
+        self,
+        effects: Effects | None = None,
+        seeds: Sequence[int] = SEEDS,
+        cells: Collection[str] = tuple(deficit.CELLS),
+        diverged: Collection[tuple[Normalization, str, int]] = (),
+    ) -> None:
+        """Put the factorial, with effects on the final training loss."""
+        rates = self.decide(RESNET18)
+        for place, setting in enumerate(NORMALIZATIONS):
+            for key, cell in enumerate(deficit.CELLS):
+                effect = at((effects or {}).get(setting, {}).get(cell, 0.0), 0)
+                for seed in seeds if cell in cells else ():
+                    self.put(
+                        deficit.run_of(judges.SCALE, setting, cell, rates[setting]["SVRG"], seed),
+                        training=1 + effect + self.error(seed, 10 * place + key),
+                        diverged=1 if (setting, cell, seed) in diverged else None,
+                    )
+
+    def measured(self, ratios: Mapping[Normalization, Callable[[int, float], float]], offset: float = 0.0) -> None:
+        """Put the noise of a snapshot every epoch: its ratio by epoch and fraction, ``offset`` of it constant."""
+        rates, asked = self.decide(RESNET18), deficit.observation(judges.SCALE)
+        for setting, ratio in ratios.items():
+            noise = [
+                Noise(
+                    epoch=epoch,
+                    step=round(157 * fraction),
+                    fraction=fraction,
+                    sgd=2.0,
+                    centred=2 * (ratio(epoch, fraction) - offset),
+                    offset=2 * offset,
+                    distance=1.0,
+                    curvature=1.0,
+                    gradient_norm=1.0,
+                )
+                for epoch in asked.epochs
+                for fraction in asked.fractions
+            ]
+            rate = rates[setting]["SVRG"]
+            self.put(deficit.run_of(judges.SCALE, setting, "SVRG every epoch", rate, 1), noise=noise)
+
+    def metainit(
+        self,
+        training: Callable[[str, float, int], Level] = lambda start, rate, seed: 3.0,
+        diverged: Callable[[str, float, int], bool] = lambda start, rate, seed: False,
+        seeds: Sequence[int] = SEEDS,
+    ) -> None:
+        """Put chapter 16's runs from the default and from MetaInit: training loss by start, rate and seed."""
+        for key, start in enumerate(("default", "MetaInit")):
+            for rate in metainit_cifar100.RATES:
+                for seed in seeds:
+                    level, error = training(start, rate, seed), self.error(seed, key)
+                    self.put(
+                        metainit_cifar100.run_of(meta_judges.SCALE, start, rate, seed),
+                        training=lambda epoch, level=level, error=error: at(level, epoch) + error,
+                        diverged=1 if diverged(start, rate, seed) else None,
+                    )
+
+    def lenet(
+        self,
+        accuracy: Mapping[str, float] | None = None,
+        loss: Mapping[str, Level] | None = None,
+        seeds: Sequence[int] = SEEDS,
+    ) -> None:
+        for config in lenet_mnist.benchmark(lenet_mnist.scale("cpu", seeds=seeds)):
+            method = config.method
+            error = self.error(config.seed, lenet_mnist.METHODS.index(method))
+            level = (loss or {}).get(method, 0.0)
+            self.put(
+                config,
+                accuracy=0.5 + (accuracy or {}).get(method, 0.0) + error,
+                test=lambda cost, level=level, error=error: 4 + at(level, cost) + error,
+            )
+
+    def word(self, claim: str) -> str:
+        return self.verdict(claim).word
+
+    def verdict(self, claim: str) -> claims.Verdict:
+        verdict = claims.judge(claim, self.store)
+        assert verdict.claim == claim
+        return verdict
+
+
+@pytest.fixture(scope="module")
+def blank() -> Run:
+    """A record from which those with other configs and values are made."""
+    values = dict.fromkeys(("confidence_right", "confidence_wrong", "loss_right", "loss_wrong"), 0.5)
+    part = Evaluation(loss=1.0, accuracy=0.5, **values)
+    return Run(
+        config=RESNET18.grid_run(RESNET18.scale("smoke"), "none", "SGD", 0.01),
+        curves=Curves(),
+        final=Final(train=part, test=part, validation=part),
+        fingerprint=[],
+        data_checksum="",
+        curve_images=1,
+        training_images=1,
+        seconds=Seconds(steps=0, snapshots=0, evaluation=0),
+        provenance=Provenance(package="", commit="", torch="", device="cpu", threads=1),
+    )
+
+
+@pytest.fixture(scope="module")
+def searched(blank: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both comparisons' searches: made once, linked to by the tests."""
+    folder = tmp_path_factory.mktemp("searched")
+    for comparison in (RESNET18, RESNET101):
+        Records(Store(folder), blank, folder).search(comparison)
+    return folder
+
+
+@pytest.fixture
+def records(blank: Run, searched: Path, tmp_path: Path) -> Records:
+    return Records(Store(tmp_path), blank, searched)
+
+
+# No records, one seed
+
+
+def test_every_claim_has_a_judge() -> None:
+    assert set(claims.JUDGES) == set(DECLARED)
+    with pytest.raises(ValueError, match="claim 'resnet18' has no judge"):
+        claims.judge("resnet18", Store("nowhere"))
+
+
+@pytest.mark.parametrize("claim", claims.JUDGES)
+def test_without_records_nothing_is_decided(claim: str, records: Records) -> None:
+    assert records.verdict(claim) == claims.Verdict(claim, OPEN, "its runs are not all recorded")
+
+
+def test_learning_rates_without_runs_decide_nothing_but_the_rates(records: Records) -> None:
+    for comparison in (RESNET18, RESNET101):
+        assert records.decide(comparison) == comparison.rates(records.store, comparison.scale("cpu"))
+    assert {records.word(claim) for claim in claims.JUDGES} == {OPEN}
+
+
+def test_the_benchmark_waits_for_its_learning_rates(records: Records) -> None:
+    records.benchmark(RESNET18, accuracy=everywhere({"SVRG": -0.1}))
+    assert records.word("resnet18-batch") == HOLDS
+    scale = RESNET18.scale("cpu")
+    records.store.path(RESNET18.grid_run(scale, "batch", "Adam", RESNET18.grids["Adam"].above[0])).unlink()
+    assert records.word("resnet18-batch") == records.word("resnet18-removal") == OPEN
+
+
+def test_made_up_records_cost_what_real_ones_do(records: Records) -> None:
+    for cell in deficit.CELLS:
+        config = deficit.run_of(judges.SCALE, "batch", cell, 0.01, 1)
+        assert passes(config)[-1] * training_images(config) == gradient_computations(config)
+
+
+ONE_SEED = {
+    "resnet18-batch": "SVRG - SGD -0.1000; SVRG - Adam -0.1000",
+    "resnet18-none-loss": "SVRG - SGD -0.2000; SVRG - Adam -0.2000",
+    "resnet18-none-accuracy": "SVRG - SGD +0.1000; SVRG - Adam +0.1000",
+    "resnet18-removal": "gain SVRG - SGD -0.2000; gain SVRG - Adam -0.2000",
+    "resnet18-equal-cost": "SVRG - SGD -0.2000; SVRG - Adam -0.2000; SVRG - SGD -0.2000; SVRG - Adam -0.2000",
+    "resnet101-batch": "SVRG - SGD -0.1000; SVRG - Adam -0.1000",
+    "resnet101-none": "SVRG - SGD -0.2000; SVRG - Adam -0.2000",
+    "deficit-source": "deficit of the source's protocol (with BN) +0.3000",
+    "deficit-normalization": "deficit with BN - without BN +0.2000",
+    "deficit-staleness": "every epoch (with BN) +0.0000; staleness: every 5 locked - every epoch (without BN) +0.0000",
+    "deficit-freezing": "(with BN) +0.0000; freezing: once locked - every 5 locked (without BN) +0.0000",
+    "deficit-unlocking": "SGD's own (without BN) +0.1000; unlocking, once, net of SGD's own (without BN) +0.0000",
+    "metainit-start": "MetaInit - default at 0.005, after 5 epochs -0.3000",
+    "lenet-test-loss": "SVRG - SGD -0.2000; SVRG - Adam -0.2000; SVRG - AdaGrad -0.2000; STORM - SGD +0.0000",
+    "lenet-accuracy": "SVRG - SGD +0.1000; SVRG - Adam +0.1000; SVRG - AdaGrad +0.1000; STORM - SGD +0.0000",
+}
+
+
+@pytest.mark.parametrize("claim", ONE_SEED)
+def test_one_seed_gives_a_mean_and_no_verdict(claim: str, records: Records) -> None:
+    records.noise = 0.0
+    for comparison in (RESNET18, RESNET101) if claim.startswith("resnet") else ():
+        accuracy: Effects = {"batch": {"SVRG": -0.1}, "none": {"SVRG": 0.1}}
+        records.benchmark(comparison, accuracy=accuracy, loss=everywhere({"SVRG": -0.2}), seeds=[2])
+    if claim.startswith("deficit"):
+        cell = "SVRG every 5, redrawn"
+        records.factorial({"batch": {cell: 0.3}, "none": {cell: 0.1}}, seeds=[2])
+    if claim.startswith("metainit"):
+        records.metainit(lambda start, rate, seed: 3 + rate - 0.3 * (start == "MetaInit"), seeds=[2])
+    if claim.startswith("lenet"):
+        records.lenet({"SVRG": 0.1}, {"SVRG": -0.2}, seeds=[2])
+    verdict = records.verdict(claim)
+    assert verdict.word == OPEN
+    assert "no interval" in verdict.reason
+    assert ONE_SEED[claim] in verdict.reason.replace("-0.0000", "+0.0000")
+    assert f"1 of {5 if claim.startswith('lenet') else 3} seeds" in verdict.reason
+
+
+# Chapter 12
+
+
+@pytest.mark.parametrize(
+    ("effects", "word"),
+    [
+        pytest.param({"SVRG": 0.1, "STORM": 0.1}, HOLDS, id="both outperform"),
+        pytest.param({"SVRG": -0.1, "STORM": -0.1}, FAILS, id="both fall behind"),
+        pytest.param({"SVRG": 0.1}, PART, id="SVRG alone outperforms"),
+        pytest.param({}, FAILS, id="noise alone"),
+    ],
+)
+def test_lenets_six_contrasts(effects: dict[str, float], word: str, records: Records) -> None:
+    records.lenet(effects, {method: -effect for method, effect in effects.items()})
+    assert records.word("lenet-accuracy") == records.word("lenet-test-loss") == word
+
+
+SLOW, FAST = (lambda cost: -0.015 * cost), (lambda cost: -0.025 * cost)
+
+
+@pytest.mark.parametrize(
+    ("svrg", "storm", "word"), [(SLOW, SLOW, HOLDS), (FAST, FAST, FAILS), (SLOW, FAST, PART)], ids=[HOLDS, FAILS, PART]
+)
+def test_lenet_early_is_read_at_20_passes_not_epochs(svrg: Level, storm: Level, word: str, records: Records) -> None:
+    own: Level = lambda cost: -0.02 * cost  # noqa: E731
+    records.lenet(loss={"SVRG": svrg, "STORM": storm, "SGD": own, "Adam": own, "AdaGrad": own})
+    assert records.word("lenet-early") == word
+    runs = claims.lenet_mnist.benchmark_runs(records.store)
+    assert runs["SVRG"][0].curves.test_loss[20] < runs["SGD"][0].curves.test_loss[20]  # ahead there in every case
+
+
+# Chapters 13 and 15
+
+
+@pytest.mark.parametrize(
+    ("claim", "effects", "word"),
+    [
+        pytest.param(claim, effects, word, id=f"{claim}: {name}")
+        for claim, cases in {
+            "resnet18-batch": [
+                ("SVRG below both", {"batch": {"SVRG": -0.1}}, HOLDS),
+                ("SVRG above both", {"batch": {"SVRG": 0.1}}, FAILS),
+                ("SVRG below SGD", {"batch": {"SGD": 0.1}}, PART),
+                ("SVRG above SGD", {"batch": {"SGD": -0.1}}, FAILS),
+                ("SVRG above Adam, below SGD", {"batch": {"SGD": 0.1, "Adam": -0.1}}, FAILS),
+                ("noise alone", {}, PART),  # neither significantly positive
+                ("an effect in the other setting", {"none": {"SVRG": -0.1}}, PART),
+            ],
+            "resnet18-none-accuracy": [
+                ("SVRG above both", {"none": {"SVRG": 0.1}}, HOLDS),
+                ("SVRG below both", {"none": {"SVRG": -0.1}}, FAILS),
+                ("SVRG above SGD", {"none": {"SGD": -0.1}}, PART),
+                ("noise alone", {}, FAILS),
+            ],
+            "resnet18-none-loss": [
+                ("SVRG below both", {"none": {"SVRG": -0.1}}, HOLDS),
+                ("SVRG above both", {"none": {"SVRG": 0.1}}, FAILS),
+                ("SVRG below SGD", {"none": {"SGD": 0.1}}, PART),
+                ("noise alone", {}, FAILS),
+                ("an effect in the other setting", {"batch": {"SVRG": -0.1}}, FAILS),
+            ],
+            "resnet18-removal": [
+                ("SVRG gains less by losing with", {"batch": {"SVRG": -0.1}}, HOLDS),
+                ("SVRG gains less by winning without", {"none": {"SVRG": 0.1}}, HOLDS),
+                ("SVRG gains more", {"batch": {"SVRG": 0.1}}, FAILS),
+                ("SVRG gains less than SGD", {"batch": {"SGD": 0.1}}, PART),
+                ("SVRG loses in both settings", everywhere({"SVRG": -0.1}), FAILS),
+                ("all methods gain", {"batch": dict.fromkeys(METHODS, 0.1)}, FAILS),
+                ("noise alone", {}, FAILS),
+            ],
+            "resnet18-equal-cost": [
+                ("SVRG ahead", everywhere({"SVRG": -0.1}), HOLDS),
+                ("SVRG ahead up to 20 passes", everywhere({"SVRG": lambda x: 0.1 - 0.2 * (x <= 20)}), HOLDS),
+                ("SVRG ahead beyond 20 passes", everywhere({"SVRG": lambda x: 0.2 * (x <= 20) - 0.1}), FAILS),
+                ("SVRG ahead in one setting", {"none": {"SVRG": -0.1}}, PART),
+                ("SVRG behind", everywhere({"SVRG": 0.1}), FAILS),
+                ("noise alone", {}, FAILS),
+            ],
+            "resnet101-none": [
+                ("SVRG above both", {"none": {"SVRG": 0.1}}, FAILS),
+                ("SVRG below both", {"none": {"SVRG": -0.1}}, HOLDS),
+                ("SVRG above SGD", {"none": {"SGD": -0.1}}, PART),
+                ("noise alone", {}, HOLDS),
+                ("an effect in the other setting", {"batch": {"SVRG": 0.1}}, HOLDS),
+            ],
+        }.items()
+        for name, effects, word in cases
+    ],
+)
+def test_words_of_the_comparisons(claim: str, effects: Effects, word: str, records: Records) -> None:
+    comparison = RESNET18 if claim.startswith("resnet18") else RESNET101
+    quantity = "accuracy" if claim in ("resnet18-batch", "resnet18-none-accuracy", "resnet18-removal") else "loss"
+    records.benchmark(comparison, **{quantity: effects})
+    assert records.word(claim) == word
+
+
+def test_a_diverged_benchmark_run_counts_where_it_was_given_up(records: Records) -> None:
+    records.benchmark(RESNET18, accuracy={"batch": {"SVRG": -0.4}}, diverged=["SVRG"])
+    verdict = records.verdict("resnet18-batch")
+    assert verdict.word == HOLDS
+    assert "(3 seeds)" in verdict.reason
+
+
+def descent(svrg: float, others: float = 0.2) -> Effects:
+    """Losses that fall linearly with the passes."""
+    return {"batch": {m: lambda cost, s=svrg if m == "SVRG" else others: -s * cost for m in METHODS}}
+
+
+BELOW: Effects = {"batch": {"SVRG": -0.1}}
+BETWEEN: Effects = {"batch": {**descent(0.15)["batch"], "Adam": lambda cost: -0.1 * cost}}
+CROSSING: Effects = {"batch": {**descent(0.15)["batch"], "SVRG": lambda cost: -0.15 * cost - (cost == 9)}}
+LATE: Effects = {"batch": {**descent(0.15)["batch"], "SVRG": lambda cost: -0.15 * cost - 3 * (cost > 10)}}
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "word", "above"),
+    [
+        pytest.param(descent(0.15), BELOW, HOLDS, 4, id="above at equal cost, below at the end"),
+        pytest.param(descent(0.15), {}, PART, 4, id="above at equal cost alone"),
+        pytest.param(descent(0.15), {"batch": {"SGD": 0.1}}, PART, 4, id="above at equal cost, below SGD alone"),
+        pytest.param(descent(0.25), BELOW, PART, 0, id="below at the end alone"),
+        pytest.param(descent(0.25), {"batch": {"SVRG": 0.1}}, FAILS, 0, id="neither"),
+        pytest.param(BETWEEN, BELOW, PART, 0, id="above SGD and not Adam"),
+        pytest.param(CROSSING, BELOW, PART, 3, id="one epoch below"),
+        pytest.param(CROSSING, {}, FAILS, 3, id="one epoch below, as accurate"),
+        pytest.param(LATE, BELOW, HOLDS, 4, id="below beyond the cost of SGD and Adam"),
+    ],
+)
+def test_resnet101s_two_conditions(loss: Effects, accuracy: Effects, word: str, above: int, records: Records) -> None:
+    records.benchmark(RESNET101, loss=loss, accuracy=accuracy)
+    verdict = records.verdict("resnet101-batch")
+    assert verdict.word == word
+    assert f"above both at {above} of 4 epochs' ends" in verdict.reason  # at 3, 5, 7 and 9 passes
+
+
+def test_resnet101_is_compared_at_equal_cost_not_after_equal_epochs(records: Records) -> None:
+    records.benchmark(RESNET101, loss=descent(0.15), accuracy=BELOW)
+    assert records.word("resnet101-batch") == HOLDS
+    runs = claims.comparison.benchmark_runs(RESNET101, records.store, "batch")
+    for svrg, *others in zip(runs["SVRG"], runs["SGD"], runs["Adam"], strict=True):
+        for epoch in range(1, 11):  # by epochs SVRG is ahead throughout
+            assert svrg.curves.test_loss[epoch] < min(run.curves.test_loss[epoch] for run in others)
+
+
+# Chapter 14
+
+
+SOURCE = "SVRG every 5, redrawn"
+UNLOCKED = {SOURCE: 0.3, "SVRG once, redrawn": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("claim", "effects", "word"),
+    [
+        pytest.param(claim, effects, word, id=f"{claim}: {name}")
+        for claim, cases in {
+            "deficit-source": [
+                ("a deficit", {"batch": {SOURCE: 0.3}}, HOLDS),
+                ("an advantage", {"batch": {SOURCE: -0.3}}, FAILS),
+                ("a deficit in the other setting", {"none": {SOURCE: 0.3}}, FAILS),
+                ("noise alone", {}, FAILS),
+            ],
+            "deficit-normalization": [
+                ("larger with", {"batch": {SOURCE: 0.3}, "none": {SOURCE: 0.1}}, HOLDS),
+                ("larger without", {"batch": {SOURCE: 0.1}, "none": {SOURCE: 0.3}}, FAILS),
+                ("as large", everywhere({SOURCE: 0.3}), FAILS),
+                ("SGD better with", {"batch": {"SGD": -0.3}}, HOLDS),
+                ("both methods worse with", {"batch": {SOURCE: 0.3, "SGD": 0.3}}, FAILS),
+                ("noise alone", {}, FAILS),
+            ],
+            "deficit-staleness": [
+                ("in both settings", everywhere({"SVRG every 5, locked": 0.3}), HOLDS),
+                ("with batch normalization", {"batch": {"SVRG every 5, locked": 0.3}}, PART),
+                ("without", {"none": {"SVRG every 5, locked": 0.3}}, PART),
+                ("turned", everywhere({"SVRG every epoch": 0.3}), FAILS),
+                ("of redrawn batches", everywhere({SOURCE: 0.3}), FAILS),
+                ("noise alone", {}, FAILS),
+            ],
+            "deficit-freezing": [
+                ("in both settings", everywhere({"SVRG once, locked": 0.3}), HOLDS),
+                ("in one", {"none": {"SVRG once, locked": 0.3}}, PART),
+                ("turned", everywhere({"SVRG every 5, locked": 0.3}), FAILS),
+                ("of redrawn batches", everywhere({"SVRG once, redrawn": 0.3}), FAILS),
+                ("noise alone", {}, FAILS),
+            ],
+            "deficit-unlocking": [
+                ("both periods, both settings", everywhere(UNLOCKED), HOLDS),
+                ("one period", everywhere({SOURCE: 0.3}), PART),
+                ("one setting", {"batch": UNLOCKED}, PART),
+                ("turned", everywhere({cell: -effect for cell, effect in UNLOCKED.items()}), FAILS),
+                ("redrawing helps SGD", everywhere({"SGD": -0.3}), HOLDS),
+                ("noise alone", {}, FAILS),
+            ],
+        }.items()
+        for name, effects, word in cases
+    ],
+)
+def test_words_of_the_factorial(claim: str, effects: Effects, word: str, records: Records) -> None:
+    records.factorial(effects)
+    assert records.word(claim) == word
+
+
+def test_what_redrawing_does_to_sgd_is_subtracted_from_unlocking(records: Records) -> None:
+    records.factorial(everywhere({**UNLOCKED, "SGD": 0.3}))
+    assert records.word("deficit-unlocking") == FAILS
+    for setting in NORMALIZATIONS:
+        cells = deficit.cells(records.store, judges.SCALE, setting)
+        for period in ("every 5", "once"):
+            pair = (cells[f"SVRG {period}, {draws}"] for draws in ("redrawn", "locked"))
+            assert paired("without the control", *pair, judges.train_loss).low > 0.2  # and that would hold
+
+
+def test_a_diverged_run_takes_its_cells_contrasts_alone(records: Records) -> None:
+    cell = "SVRG once, redrawn"
+    effects = everywhere({**UNLOCKED, "SVRG every 5, locked": 0.1})
+    records.factorial(effects, diverged=[("batch", cell, 2)])
+    left = [name for name, coefficients in deficit.CONTRASTS.items() if cell not in coefficients]
+    assert [c.name for c in judges.contrasts(records.store, "batch")] == left
+    assert [c.name for c in judges.contrasts(records.store, "none")] == list(deficit.CONTRASTS)
+    for claim in ("deficit-source", "deficit-staleness"):
+        verdict = records.verdict(claim)
+        assert verdict.word == HOLDS
+        assert "(3 seeds)" in verdict.reason
+    assert records.word("deficit-unlocking") == OPEN
+
+
+def test_a_diverged_seed_leaves_the_interactions_other_seeds(records: Records) -> None:
+    records.factorial({"batch": {SOURCE: 0.3}}, diverged=[("batch", SOURCE, 1)])
+    verdict = records.verdict("deficit-normalization")
+    assert verdict.word == HOLDS
+    assert "(2 seeds)" in verdict.reason
+
+
+def always(epoch: int, fraction: float) -> float:
+    return 1.5
+
+
+def never(epoch: int, fraction: float) -> float:
+    """Above 1 only where the criterion does not look: in the first epoch and early in each."""
+    return 1.5 if epoch == 0 or fraction < 0.33 else 0.5
+
+
+def once(epoch: int, fraction: float) -> float:
+    return 1.5 if (epoch, fraction) == (7, 1.0) else 0.5
+
+
+@pytest.mark.parametrize(
+    ("with_", "without", "word"),
+    [(always, always, HOLDS), (always, never, PART), (never, always, PART), (once, once, PART), (never, never, FAILS)],
+)
+def test_the_variance_is_judged_at_four_moments(
+    with_: Callable[[int, float], float], without: Callable[[int, float], float], word: str, records: Records
+) -> None:
+    records.measured({"batch": with_, "none": without})
+    verdict = records.verdict("deficit-variance")
+    assert verdict.word == word
+    for moment in ("33 % of epoch 8", "100 % of epoch 8", "33 % of epoch 15", "100 % of epoch 15"):
+        assert verdict.reason.count(moment) == 2
+
+
+def test_an_offset_is_part_of_the_variances_ratio(records: Records) -> None:
+    records.measured({"batch": always, "none": always}, offset=1.0)  # about its own mean the estimate has half of SGD's
+    assert records.word("deficit-variance") == HOLDS
+
+
+def test_the_variance_waits_for_both_settings(records: Records) -> None:
+    records.measured({"batch": always})
+    assert records.word("deficit-variance") == OPEN
+
+
+# Chapter 16
+
+
+def learned(**largest: float) -> Callable[[str, float, int], float]:
+    """Well below guessing up to a learning rate, by start; above that a seed stays at guessing."""
+    return lambda start, rate, seed: 4.5 if rate > largest[start] and seed == 2 else 3.0
+
+
+@pytest.mark.parametrize(
+    ("default", "meta", "word"),
+    [(0.01, 0.05, HOLDS), (0.0, 0.005, HOLDS), (0.01, 0.01, FAILS), (0.05, 0.01, FAILS), (0.0, 0.0, FAILS)],
+)
+def test_metainit_allows_larger_rates(default: float, meta: float, word: str, records: Records) -> None:
+    records.metainit(learned(default=default, MetaInit=meta))
+    assert records.word("metainit-rates") == word
+
+
+def test_a_rate_at_which_a_seed_diverges_is_not_learned(records: Records) -> None:
+    largest = {"default": 0.01, "MetaInit": 0.05}
+    records.metainit(diverged=lambda start, rate, seed: rate > largest[start] and seed == 3)
+    verdict = records.verdict("metainit-rates")
+    assert verdict.word == HOLDS
+    assert "MetaInit at 0.005, 0.01, 0.05; from the default at 0.005, 0.01 (3 seeds)" in verdict.reason
+
+
+def start(best: float, effect: Callable[[float, float], float]) -> Callable[[str, float, int], Level]:
+    """A best rate of the default, and what MetaInit changes by rate and epoch."""
+
+    def level(name: str, rate: float, seed: int) -> Level:
+        return lambda epoch: 3 + (rate != best) + (effect(rate, epoch) if name == "MetaInit" else 0)
+
+    return level
+
+
+@pytest.mark.parametrize(
+    ("effect", "word"),
+    [
+        pytest.param(lambda rate, epoch: -0.3, HOLDS, id="faster"),
+        pytest.param(lambda rate, epoch: 0.3, FAILS, id="slower"),
+        pytest.param(lambda rate, epoch: 0.0, FAILS, id="noise alone"),
+        pytest.param(lambda rate, epoch: 0.3 - 0.6 * (epoch == 5), HOLDS, id="faster after half of the epochs alone"),
+        pytest.param(lambda rate, epoch: 0.6 * (epoch == 5) - 0.3, FAILS, id="slower after half of the epochs alone"),
+        pytest.param(lambda rate, epoch: -0.3 * (rate != 0.05), FAILS, id="faster at other rates"),
+        pytest.param(lambda rate, epoch: -0.3 * (rate == 0.05), HOLDS, id="faster at the default's best rate alone"),
+    ],
+)
+def test_metainit_starts_faster(effect: Callable[[float, float], float], word: str, records: Records) -> None:
+    records.metainit(start(0.05, effect))
+    verdict = records.verdict("metainit-start")
+    assert verdict.word == word
+    assert "at 0.05, after 5 epochs" in verdict.reason
+
+
+def test_a_rate_at_which_the_default_diverges_is_not_its_best(records: Records) -> None:
+    records.metainit(
+        start(0.1, lambda rate, epoch: -0.3),
+        diverged=lambda name, rate, seed: (name, rate, seed) == ("default", 0.1, 1),
+    )
+    assert "at 0.005, after 5 epochs" in records.verdict("metainit-start").reason
+
+
+@pytest.mark.parametrize(
+    ("default", "meta", "word"),
+    [(SEEDS, SEEDS, HOLDS), (SEEDS, (1, 2), PART), ((), SEEDS, PART), ((1, 2), (1, 3), FAILS), ((), (), FAILS)],
+)
+def test_metainits_limit(default: Sequence[int], meta: Sequence[int], word: str, records: Records) -> None:
+    given_up = {"default": default, "MetaInit": meta}
+    records.metainit(diverged=lambda start, rate, seed: rate == 0.1 and seed in given_up[start])
+    verdict = records.verdict("metainit-limit")
+    assert verdict.word == word
+    assert verdict.reason == ", ".join(f"{name}: {len(own)} of 3 diverged" for name, own in given_up.items())
+
+
+# The answer
+
+
+def rows(answer: str) -> dict[str, list[str]]:
+    """The table of explanations: its cells by the first one."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in answer.split("\n") if line.startswith("| ")]
+    return {first: rest for first, *rest in lines}
+
+
+def explanation(beginning: str) -> str:
+    return EXPLANATIONS[beginning][0]
+
+
+def test_the_answer_of_an_empty_store_has_every_row(records: Records) -> None:
+    answer = claims.answer(records.store, claims.judge, [])
+    table = rows(answer)
+    for text, claim in EXPLANATIONS.values():
+        assert table[text] == ["not run", "not run", f"[{OPEN}](claims.md)" if claim else ""]
+    (interaction,) = (own for text, own in table.items() if text.startswith("**batch normalization**"))
+    assert interaction == ["not run", "", f"[{OPEN}](claims.md)"]
+    assert len(table) == len(EXPLANATIONS) + 2  # and the head
+    assert "learning rate not decided yet; at most 0 of 3 seeds" in answer
+    assert "Not measured yet." in answer
+    assert answer.endswith("## What has not been run\n\nNothing.\n")
+
+
+def test_the_answer_says_what_is_not_run_and_marks_what_is_significant(records: Records) -> None:
+    records.factorial(everywhere({SOURCE: 0.3}), cells=["SGD", SOURCE])
+    answer = claims.answer(records.store, claims.judge, [])
+    table = rows(answer)
+    with_, without, verdict = table[explanation(judges.SOURCE)]
+    for effect in (with_, without):
+        assert effect.startswith("+0.30") or effect.startswith("+0.29")
+        assert effect.endswith("] *")
+    assert verdict == f"[{HOLDS}](claims.md)"
+    for beginning in EXPLANATIONS.keys() - {judges.SOURCE}:
+        assert table[explanation(beginning)][:2] == ["not run", "not run"]
+    assert "learning rate 0.01 with BN, 0.005 without BN; at most 3 of 3 seeds" in answer
+
+
+def test_the_answer_of_one_seed_has_means_alone(records: Records) -> None:
+    records.noise = 0.0
+    records.factorial({"batch": {SOURCE: 0.3}}, seeds=[1])
+    table = rows(claims.answer(records.store, claims.judge, []))
+    with_, without, verdict = table[explanation(judges.SOURCE)]
+    assert (with_, without.lstrip("+-"), verdict) == ("+0.300 (one seed)", "0.000 (one seed)", f"[{OPEN}](claims.md)")
+
+
+def test_the_answer_shows_the_noise_with_its_offset(records: Records) -> None:
+    records.measured({"batch": always, "none": never}, offset=0.25)
+    table = rows(claims.answer(records.store, claims.judge, []))
+    assert table["SVRG every epoch, with BN"] == ["1.50 (0.25)"] * 6
+    assert table["SVRG every epoch, without BN"] == ["1.50 (0.25)"] * 2 + ["0.50 (0.25)"] * 4
+
+
+def test_the_answer_counts_each_missing_run_once(records: Records) -> None:
+    records.factorial(seeds=[1], cells=["SGD", "SVRG every epoch"])
+    setting: Normalization = "batch"
+    planned = [deficit.run_of(judges.SCALE, setting, cell, 0.01, 1) for cell in deficit.CELLS]
+    other = lenet_mnist.snapshot_periods(lenet_mnist.scale("cpu"))
+    phases = [Phase("factorial", planned), Phase("the same again", planned[3:]), Phase("LeNet", other)]
+    answer = claims.answer(records.store, claims.judge, phases)
+    left = answer.split("## What has not been run\n\n")[1]
+    assert left == (
+        "- lenet on mnist: at least 6 of the planned runs\n- resnet18 on cifar10: at least 8 of the planned runs\n"
+    )
+    asked = Phase("with its noise", planned[:2], deficit.observation(judges.SCALE))
+    assert "resnet18 on cifar10: at least 1 of" in claims.answer(records.store, claims.judge, [asked])  # SVRG's alone
+    records.measured({setting: always})
+    assert claims.answer(records.store, claims.judge, [asked]).endswith("Nothing.\n")
