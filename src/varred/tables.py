@@ -34,10 +34,10 @@ def recorded(phases: Sequence[Phase], store: Store) -> pd.DataFrame:
 
 
 def costs(queues: Mapping[str, Iterable[Phase]], times: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Return what each preset's phases would take on one core of the timed machine, as far as they are known ahead.
+    """Return what each preset's phases would take on one core of the timed machine.
 
     Args:
-        queues: of the presets, over an empty store.
+        queues: of the presets; a phase that depends on records counts as far as it is known ahead.
         times: measured times of a step and of a snapshot pass.
     """
     rows = []
@@ -51,11 +51,11 @@ def costs(queues: Mapping[str, Iterable[Phase]], times: Mapping[str, Mapping[str
                 {
                     "preset": preset,
                     "runs": name,
-                    "at least": len({c.identity for c in configs}),
+                    "number": len({c.identity for c in configs}),
                     "single-core hours": "not timed" if seconds is None else f"{seconds / 3600:.3g}",
                 }
             )
-    return pd.DataFrame([row for row in rows if row["at least"]]).set_index(["preset", "runs"])
+    return pd.DataFrame([row for row in rows if row["number"]]).set_index(["preset", "runs"])
 
 
 def summary(values: Sequence[float], digits: int = 4) -> str:
@@ -79,9 +79,9 @@ def accuracies(runs: Mapping[str, Sequence[Run]], source: Mapping[str, tuple[flo
         rows.append(
             {
                 "method": method,
-                "test, source": f"{test:.4f}",
+                "test, source": f"{test:g}",
                 "test, ours": summary([run.final.test.accuracy for run in own]),
-                "train, source": f"{train:.4f}",
+                "train, source": f"{train:g}",
                 "train, ours": summary([run.final.train.accuracy for run in own]),
                 "seeds": len(own),
                 "diverged": sum(run.diverged is not None for run in own),

@@ -8,15 +8,26 @@ from pathlib import Path
 from varred.claims import comparison, deficit, lenet_mnist, metainit_cifar100
 from varred.claims.answer import answer
 from varred.claims.verdict import Claim, Verdict, read
+from varred.experiments.comparison import RESNET18, RESNET101
+from varred.record import Run
 from varred.runs import Store
 
-__all__ = ["JUDGES", "Claim", "Verdict", "answer", "judge", "page", "read"]
+__all__ = ["JUDGED", "JUDGES", "Claim", "Verdict", "answer", "judge", "page", "read"]
 
 JUDGES: dict[str, Callable[[Store], Verdict]] = {
     **lenet_mnist.JUDGES,
     **comparison.JUDGES,
     **deficit.JUDGES,
     **metainit_cifar100.JUDGES,
+}
+
+JUDGED: dict[str, Callable[[Store], list[Run]]] = {
+    # beginning of the claims' names: the recorded runs that decide them
+    "lenet-": lenet_mnist.judged,
+    "resnet18-": comparison.judged(RESNET18),
+    "resnet101-": comparison.judged(RESNET101),
+    "deficit-": deficit.judged,
+    "metainit-": metainit_cifar100.judged,
 }
 
 
@@ -37,7 +48,8 @@ def page(path: Path, store: Store) -> str:
         "# Claims and verdicts",
         "",
         "Every claim that a chapter examines, the criterion it is judged by, and the verdict. A criterion is committed",
-        "before the runs it judges; the verdicts are computed from the run records. This page is written by",
+        "before the runs it judges; the verdicts are computed from the run records. *Not shown*: the records decide",
+        "neither way. *Not decided yet*: runs are missing, or some have diverged. This page is written by",
         "`python -m varred pages`; a test holds it to the records.",
         "",
     ]

@@ -13,17 +13,14 @@ from varred.runs import Store
 from varred.sweep import Phase
 
 EXPLANATIONS = {
-    # beginning of the contrast's name: (the explanation, its claim)
-    judges.SOURCE: ("**the deficit itself**: SVRG every 5 epochs, redrawn, minus SGD", "deficit-source"),
-    "estimator": ("the estimator: a fresh snapshot every epoch, minus SGD", ""),
-    "staleness": (
-        "the iterate leaves the snapshot behind (source 001): every 5 epochs minus every epoch",
-        "deficit-staleness",
-    ),
-    "freezing": ("a frozen snapshot (the public code's period): once minus every 5 epochs", "deficit-freezing"),
-    "unlocking, every 5": ("unlocked transforms, snapshot every 5 epochs, net of SGD's own", "deficit-unlocking"),
-    "unlocking, once": ("unlocked transforms, frozen snapshot, net of SGD's own", "deficit-unlocking"),
-    "deficit with a frozen": ("the deficit with a frozen snapshot: once, redrawn, minus SGD", ""),
+    # beginning of the contrast's name: (the explanation, its claim); the first four add up to the fifth
+    "estimator": ("the estimator, at its best: a snapshot every epoch, minus SGD", ""),
+    "staleness": ("an old snapshot: every 5 epochs minus every epoch, locked, net", "deficit-staleness"),
+    "freezing": ("a frozen snapshot: once minus every 5 epochs, locked, net", "deficit-freezing"),
+    "unlocking, once": ("unlocked order and transforms, frozen snapshot, net", "deficit-unlocking"),
+    "deficit with a frozen": ("**the deficit of a frozen snapshot**: once, redrawn, minus SGD", ""),
+    "unlocking, every 5": ("unlocked order and transforms, snapshot every 5 epochs, net", "deficit-unlocking"),
+    judges.SOURCE: ("**the deficit of the source's protocol**: every 5, redrawn, minus SGD", "deficit-source"),
 }
 
 
@@ -45,8 +42,10 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Iterabl
         "",
         "This page is computed from the records of {doc}`chapters/14-deficit` by `python -m varred pages`; it changes",
         "when they do. An effect is a difference in final training loss (nats, on 10,000 fixed images) after the same",
-        "number of steps at one learning rate; positive means worse. Brackets are 95 % intervals from one model with",
-        "seeds as blocks, stars mark significance after Holm's correction; with one seed there is neither.",
+        "number of steps; positive means worse. All runs of a column have one learning rate, selected for SVRG.",
+        "*Net*: less the same difference of plain SGD, whose order and transforms were kept equally long. Brackets are",
+        "95 % intervals from one model a column with seeds as blocks, stars mark significance after Holm's correction;",
+        "with one seed there is neither. The last row is a paired interval over seeds.",
         "",
         f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
         f"{scale.side_epochs} epochs, learning rate {written}; at most {seeds} of {len(scale.seeds)} seeds so far.",

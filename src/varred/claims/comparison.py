@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from varred.claims.verdict import FAILS, HOLDS, PART, Verdict, by_contrasts, count, mean, value_at, waiting, write
+from varred.claims.verdict import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    PART,
+    UNSHOWN,
+    Verdict,
+    by_contrasts,
+    count,
+    mean,
+    value_at,
+    with_divergence,
+    write,
+)
 from varred.contrasts import Contrast, Value, against, holm, summarize
 from varred.experiments.comparison import METHODS, NORMALIZATIONS, RESNET18, RESNET101, Comparison, Normalization
 from varred.record import Run
@@ -48,20 +61,37 @@ def _planned(comparison: Comparison) -> int:
     return len(comparison.scale("cpu").seeds)
 
 
+def _diverged(claim: str, comparison: Comparison, store: Store, settings: Sequence[Normalization]) -> Verdict | None:
+    groups = [benchmark_runs(comparison, store, setting) for setting in settings]
+    return with_divergence(claim, [run for runs in groups for own in runs.values() for run in own])
+
+
+def _finals(
+    claim: str, comparison: Comparison, normalization: Normalization, value: Value, sign: int
+) -> Callable[[Store], Verdict]:
+    """Return the judge of a claim on SVRG's final values against SGD's and Adam's in one setting."""
+
+    def judge(store: Store) -> Verdict:
+        contrasts = final_contrasts(comparison, store, normalization, value)
+        verdict = by_contrasts(claim, contrasts, sign, _planned(comparison))
+        return _diverged(claim, comparison, store, [normalization]) or verdict
+
+    return judge
+
+
 def batch(store: Store) -> Verdict:
-    """Judge resnet18-batch."""
+    """Judge resnet18-batch: unlike elsewhere, one significant difference in SVRG's favour decides."""
     name = "resnet18-batch"
-    contrasts = final_contrasts(RESNET18, store, "batch", _accuracy)
-    verdict = by_contrasts(name, contrasts, -1, _planned(RESNET18))
-    if verdict.word in (PART, FAILS):
-        word = FAILS if count(contrasts, 1) else PART
-        return Verdict(name, word, verdict.reason)
-    return verdict
+    verdict = _finals(name, RESNET18, "batch", _accuracy, -1)(store)
+    ahead = count(final_contrasts(RESNET18, store, "batch", _accuracy), 1)
+    return Verdict(name, FAILS, verdict.reason) if verdict.word != OPEN and ahead else verdict
 
 
 def removal(store: Store) -> Verdict:
     """Judge resnet18-removal."""
-    return by_contrasts("resnet18-removal", removal_contrasts(store), -1, _planned(RESNET18))
+    name = "resnet18-removal"
+    verdict = by_contrasts(name, removal_contrasts(store), -1, _planned(RESNET18))
+    return _diverged(name, RESNET18, store, NORMALIZATIONS) or verdict
 
 
 def removal_contrasts(store: Store) -> list[Contrast]:
@@ -93,15 +123,20 @@ def equal_cost_contrasts(comparison: Comparison, store: Store) -> list[Contrast]
     return holm([contrast for contrasts in found for contrast in contrasts]) if all(found) else []
 
 
+def equal_cost(store: Store) -> Verdict:
+    """Judge resnet18-equal-cost."""
+    name = "resnet18-equal-cost"
+    verdict = by_contrasts(name, equal_cost_contrasts(RESNET18, store), -1, _planned(RESNET18))
+    return _diverged(name, RESNET18, store, NORMALIZATIONS) or verdict
+
+
 def consistently_worse(store: Store) -> Verdict:
     """Judge resnet101-batch."""
     name, comparison = "resnet101-batch", RESNET101
-    runs = benchmark_runs(comparison, store, "batch")
-    contrasts = final_contrasts(comparison, store, "batch", _accuracy)
-    verdict = by_contrasts(name, contrasts, -1, _planned(comparison))
-    if verdict.word not in (HOLDS, PART, FAILS):
+    verdict = _finals(name, comparison, "batch", _accuracy, -1)(store)
+    if verdict.word == OPEN:
         return verdict
-    limit = comparison.scale("cpu").epochs
+    runs, limit = benchmark_runs(comparison, store, "batch"), comparison.scale("cpu").epochs
     moments = [x for x in runs["SVRG"][0].passes[1:] if x <= limit + 1e-9]
 
     def level(method: str, cost: float) -> float:
@@ -110,30 +145,41 @@ def consistently_worse(store: Store) -> Verdict:
     above = sum(level("SVRG", x) > max(level(other, x) for other in OTHERS) for x in moments)
     conditions = (above == len(moments), verdict.word == HOLDS)
     word = HOLDS if all(conditions) else PART if any(conditions) else FAILS
-    return Verdict(name, word, f"above both at {above} of {len(moments)} epochs' ends; accuracy: {write(contrasts)}")
+    return Verdict(name, word, f"above both at {above} of {len(moments)} epochs' ends; accuracy: {verdict.reason}")
+
+
+MARGIN = 0.1  # nats: what counts as similar
 
 
 def similar(store: Store) -> Verdict:
     """Judge resnet101-none."""
     name = "resnet101-none"
+    verdict = _finals(name, RESNET101, "none", _loss, 1)(store)
+    if verdict.word == OPEN:
+        return verdict
     contrasts = final_contrasts(RESNET101, store, "none", _loss)
-    verdict = by_contrasts(name, contrasts, 1, _planned(RESNET101))
-    opposite = {HOLDS: FAILS, FAILS: HOLDS}
-    return Verdict(name, opposite.get(verdict.word, verdict.word), verdict.reason) if contrasts else waiting(name)
+    near, worse = sum(c.high < MARGIN for c in contrasts), count(contrasts, 1)
+    word = HOLDS if near == len(contrasts) else PART if near else FAILS if worse else UNSHOWN
+    reason = f"{near} of {len(contrasts)} upper ends below {MARGIN} nats, {worse} significantly worse"
+    return Verdict(name, word, f"{reason}: {write(contrasts)}")
 
 
 JUDGES: dict[str, Callable[[Store], Verdict]] = {
     "resnet18-batch": batch,
-    "resnet18-none-loss": lambda store: by_contrasts(
-        "resnet18-none-loss", final_contrasts(RESNET18, store, "none", _loss), -1, _planned(RESNET18)
-    ),
-    "resnet18-none-accuracy": lambda store: by_contrasts(
-        "resnet18-none-accuracy", final_contrasts(RESNET18, store, "none", _accuracy), 1, _planned(RESNET18)
-    ),
+    "resnet18-none-loss": _finals("resnet18-none-loss", RESNET18, "none", _loss, -1),
+    "resnet18-none-accuracy": _finals("resnet18-none-accuracy", RESNET18, "none", _accuracy, 1),
     "resnet18-removal": removal,
-    "resnet18-equal-cost": lambda store: by_contrasts(
-        "resnet18-equal-cost", equal_cost_contrasts(RESNET18, store), -1, _planned(RESNET18)
-    ),
+    "resnet18-equal-cost": equal_cost,
     "resnet101-batch": consistently_worse,
     "resnet101-none": similar,
 }
+
+
+def judged(comparison: Comparison) -> Callable[[Store], list[Run]]:
+    """Return the function that lists the recorded runs on which a comparison's claims are judged."""
+
+    def runs(store: Store) -> list[Run]:
+        scale = comparison.scale("cpu")
+        return store.available(comparison.benchmark(scale, comparison.rates(store, scale)))
+
+    return runs

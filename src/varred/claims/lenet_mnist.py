@@ -60,13 +60,13 @@ def final_contrasts(store: Store, value: Callable[[Run], float]) -> list[Contras
 def test_loss(store: Store) -> Verdict:
     """Judge lenet-test-loss."""
     contrasts = final_contrasts(store, lambda run: run.final.test.loss)
-    return by_contrasts("lenet-test-loss", contrasts, -1, len(SCALE.seeds))
+    return by_contrasts("lenet-test-loss", contrasts, -1, len(SCALE.seeds), none=FAILS)
 
 
 def accuracy(store: Store) -> Verdict:
     """Judge lenet-accuracy."""
     contrasts = final_contrasts(store, lambda run: run.final.test.accuracy)
-    return by_contrasts("lenet-accuracy", contrasts, 1, len(SCALE.seeds))
+    return by_contrasts("lenet-accuracy", contrasts, 1, len(SCALE.seeds), none=FAILS)
 
 
 def time_contrasts(store: Store) -> list[Contrast]:
@@ -81,7 +81,7 @@ def time_contrasts(store: Store) -> list[Contrast]:
 
 def time(store: Store) -> Verdict:
     """Judge lenet-time."""
-    return by_contrasts("lenet-time", time_contrasts(store), -1, len(SCALE.seeds))
+    return by_contrasts("lenet-time", time_contrasts(store), -1, len(SCALE.seeds), none=FAILS)
 
 
 def train_loss(store: Store) -> Verdict:
@@ -136,7 +136,7 @@ def best_epoch(store: Store) -> Verdict:
     if len(best) < len(lenet.METHODS):
         return waiting(name)
     contrasts = final_contrasts(store, lambda run: run.curves.test_loss[best[run.config.method]])
-    return by_contrasts(name, contrasts, -1, len(SCALE.seeds))
+    return by_contrasts(name, contrasts, -1, len(SCALE.seeds), none=FAILS)
 
 
 def selection(store: Store) -> Verdict:
@@ -198,3 +198,8 @@ JUDGES: dict[str, Callable[[Store], Verdict]] = {
     "lenet-granularity": granularity,
     "lenet-snapshot": snapshot,
 }
+
+
+def judged(store: Store) -> list[Run]:
+    """Return the recorded runs on which the claims are judged: all on LeNet and MNIST."""
+    return [run for run in store.all() if run.config.model.name == "lenet"]

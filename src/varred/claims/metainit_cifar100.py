@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 
-from varred.claims.verdict import FAILS, HOLDS, OPEN, PART, Verdict, mean, waiting, write
+from varred.claims.verdict import FAILS, HOLDS, OPEN, PART, UNSHOWN, Verdict, mean, waiting, write
 from varred.contrasts import paired
 from varred.experiments.comparison import RESNET101
 from varred.experiments.metainit_cifar100 import RATES, found
@@ -12,7 +13,8 @@ from varred.record import Run
 from varred.runs import Store
 
 SCALE = RESNET101.scale("cpu")
-LEARNED = 4.1  # nats: half a nat below log 100, the loss of guessing
+GUESSING = math.log(100)
+LEARNED = 4.1  # nats: half a nat below guessing
 
 
 def learns(runs: list[Run]) -> bool:
@@ -20,64 +22,65 @@ def learns(runs: list[Run]) -> bool:
     return all(run.diverged is None and run.curves.train_loss[-1] < LEARNED for run in runs)
 
 
-def surviving(store: Store, start: str) -> tuple[float, ...] | None:
-    """Return the learning rates at which every recorded seed learns; None where a rate has no record."""
-    runs = found(store, SCALE)
-    if any(not runs[start, rate] for rate in RATES):
-        return None
-    return tuple(rate for rate in RATES if learns(runs[start, rate]))
+def _open(claim: str, runs: Mapping[tuple[str, float], Sequence[Run]], text: str) -> Verdict | None:
+    """Return an open verdict where planned seeds are missing, with what the records say so far."""
+    fewest = min(len(own) for own in runs.values())
+    if not fewest:
+        return waiting(claim)
+    planned = len(SCALE.seeds)
+    return Verdict(claim, OPEN, f"{fewest} of {planned} seeds; so far {text}") if fewest < planned else None
 
 
 def rates(store: Store) -> Verdict:
     """Judge metainit-rates."""
     name = "metainit-rates"
-    default, meta = surviving(store, "default"), surviving(store, "MetaInit")
-    if default is None or meta is None:
-        return waiting(name)
-    word = HOLDS if max(meta, default=0.0) > max(default, default=0.0) else FAILS
-    written = [", ".join(f"{rate:g}" for rate in own) or "none" for own in (meta, default)]
-    seeds = min(len(runs) for (start, _), runs in found(store, SCALE).items() if start != "He")
-    return Verdict(
-        name, word, f"learns from MetaInit at {written[0]}; from the default at {written[1]} ({seeds} seeds)"
-    )
+    runs = {key: own for key, own in found(store, SCALE).items() if key[0] != "He"}
+    learned = {
+        start: [rate for rate in RATES if runs[start, rate] and learns(runs[start, rate])]
+        for start in ("MetaInit", "default")
+    }
+    meta, default = (max(own, default=0.0) for own in learned.values())
+    text = "; ".join(f"learns from {s} at {', '.join(f'{r:g}' for r in own) or 'none'}" for s, own in learned.items())
+    unshown = meta == default and meta in (0.0, RATES[-1])
+    word = HOLDS if meta > default else UNSHOWN if unshown else FAILS
+    return _open(name, runs, text) or Verdict(name, word, text)
 
 
 def start(store: Store) -> Verdict:
     """Judge metainit-start."""
-    name, runs = "metainit-start", found(store, SCALE)
+    name = "metainit-start"
+    runs = {key: own for key, own in found(store, SCALE).items() if key[0] != "He"}
     finals = {
         rate: mean([run.curves.train_loss[-1] for run in runs["default", rate]])
         for rate in RATES
         if runs["default", rate] and not any(run.diverged for run in runs["default", rate])
     }
-    if any(not runs["default", rate] for rate in RATES) or not finals:
+    if not all(runs["default", rate] for rate in RATES):
         return waiting(name)
-    best = min(finals, key=lambda rate: finals[rate])
-    half = SCALE.side_epochs // 2
-    meta, default = (
-        [run for run in runs[key, best] if len(run.curves.train_loss) > half] for key in ("MetaInit", "default")
-    )
-    if not {run.config.seed for run in meta} & {run.config.seed for run in default}:
+    if not finals:
+        return Verdict(name, OPEN, "the default start has a diverged seed at every learning rate")
+    best, half = min(finals, key=lambda rate: finals[rate]), SCALE.side_epochs // 2
+
+    def early(run: Run) -> float:
+        losses = run.curves.train_loss
+        return losses[half] if len(losses) > half and math.isfinite(losses[half]) else GUESSING
+
+    if not runs["MetaInit", best]:
         return waiting(name)
     title = f"MetaInit - default at {best:g}, after {half} epochs"
-    contrast = paired(title, meta, default, lambda run: run.curves.train_loss[half])
-    if not contrast.bounded:
-        return Verdict(
-            name, OPEN, f"{contrast.seeds} of {len(SCALE.seeds)} seeds: no interval; so far {write([contrast])}"
-        )
-    return Verdict(name, HOLDS if contrast.high < 0 else FAILS, f"{write([contrast])} ({contrast.seeds} seeds)")
+    contrast = paired(title, runs["MetaInit", best], runs["default", best], early)
+    word = HOLDS if contrast.high < 0 else FAILS if contrast.low > 0 else UNSHOWN
+    return _open(name, runs, write([contrast])) or Verdict(name, word, write([contrast]))
 
 
 def limit(store: Store) -> Verdict:
     """Judge metainit-limit."""
-    name, runs = "metainit-limit", found(store, SCALE)
-    groups = {key: runs[key, RATES[-1]] for key in ("default", "MetaInit")}
-    if not all(groups.values()):
-        return waiting(name)
-    counts = {key: sum(run.diverged is not None for run in own) for key, own in groups.items()}
-    all_ = [counts[key] == len(own) for key, own in groups.items()]
-    reason = ", ".join(f"{key}: {counts[key]} of {len(own)} diverged" for key, own in groups.items())
-    return Verdict(name, HOLDS if all(all_) else PART if any(all_) else FAILS, reason)
+    name = "metainit-limit"
+    runs = {key: own for key, own in found(store, SCALE).items() if key[0] != "He" and key[1] == RATES[-1]}
+    counts = {key[0]: sum(run.diverged is not None for run in own) for key, own in runs.items()}
+    all_ = [counts[key[0]] == len(own) for key, own in runs.items()]
+    text = ", ".join(f"{key[0]}: {counts[key[0]]} of {len(own)} diverged" for key, own in runs.items())
+    return _open(name, runs, text) or Verdict(name, HOLDS if all(all_) else PART if any(all_) else FAILS, text)
 
 
 JUDGES: dict[str, Callable[[Store], Verdict]] = {
@@ -85,3 +88,8 @@ JUDGES: dict[str, Callable[[Store], Verdict]] = {
     "metainit-start": start,
     "metainit-limit": limit,
 }
+
+
+def judged(store: Store) -> list[Run]:
+    """Return the recorded runs on which the claims are judged."""
+    return [run for own in found(store, SCALE).values() for run in own]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import yaml
 from varred.contrasts import Contrast
 from varred.record import Run
 
-HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not decided yet"
+HOLDS, PART, FAILS, UNSHOWN, OPEN = "holds", "holds in part", "does not hold", "not shown", "not decided yet"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Verdict:
 
     Attributes:
         claim: its name in ``claims.yml``.
-        word: holds, holds in part, does not hold, or not decided yet.
+        word: holds, holds in part, does not hold, not shown, or not decided yet.
         reason: the numbers behind it, with the number of seeds.
     """
 
@@ -47,6 +47,14 @@ def read(path: Path) -> dict[str, Claim]:
 def waiting(claim: str) -> Verdict:
     """Return the verdict of a claim whose runs are not all there."""
     return Verdict(claim, OPEN, "its runs are not all recorded")
+
+
+def with_divergence(claim: str, runs: Iterable[Run]) -> Verdict | None:
+    """Return the verdict of a claim of whose runs some have diverged; None if none has."""
+    ended = [run.diverged is not None for run in runs]
+    if not any(ended):
+        return None
+    return Verdict(claim, OPEN, f"{sum(ended)} of {len(ended)} of its runs diverged")
 
 
 def mean(values: Sequence[float]) -> float:
@@ -74,23 +82,26 @@ def write(contrasts: Sequence[Contrast]) -> str:
     return "; ".join(parts)
 
 
-def by_contrasts(claim: str, contrasts: Sequence[Contrast], sign: int, planned: int) -> Verdict:
+def by_contrasts(
+    claim: str, contrasts: Sequence[Contrast], sign: int, planned: int, none: str | None = None
+) -> Verdict:
     """Judge by how many contrasts are significant in the claimed direction: all, some or none.
+
+    Where none is, the claim doesn't hold if one is significant in the other direction, and is not shown otherwise.
 
     Args:
         claim: its name.
         contrasts: of the claim, corrected; empty where their runs are missing.
         sign: 1 or -1, the direction.
         planned: number of seeds planned.
+        none: the word where none is significant in the claimed direction, for criteria that name one.
     """
     if not contrasts:
         return waiting(claim)
     seeds = min(c.seeds for c in contrasts)
     if not all(c.bounded for c in contrasts):
         return Verdict(claim, OPEN, f"{seeds} of {planned} seeds: no interval yet; so far {write(contrasts)}")
-    hits = count(contrasts, sign)
-    word = HOLDS if hits == len(contrasts) else PART if hits else FAILS
-    reason = (
-        f"{hits} of {len(contrasts)} contrasts significant in the claimed direction, {count(contrasts, -sign)} against"
-    )
+    hits, against = count(contrasts, sign), count(contrasts, -sign)
+    word = HOLDS if hits == len(contrasts) else PART if hits else none or (FAILS if against else UNSHOWN)
+    reason = f"{hits} of {len(contrasts)} contrasts significant in the claimed direction, {against} against"
     return Verdict(claim, word, f"{reason} ({seeds} seeds): {write(contrasts)}")

@@ -206,6 +206,10 @@ class Comparison:
             chosen[normalization] = {method: rate for method, rate in own.items() if rate is not None}
         return chosen
 
+    def plan(self, scale: Scale) -> list[Phase]:
+        """Return runs that take as long as the queue's, for estimates: rates are the source's, which cost the same."""
+        return [self.rest(scale), Phase("benchmark", self.benchmark(scale, self.source_rates))]
+
     def queue(self, scale: Scale, store: Store) -> Iterator[Phase]:
         """Yield the phases; later ones are decided by the records of earlier ones."""
         if scale.source_values:
