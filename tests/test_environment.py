@@ -105,7 +105,7 @@ def test_every_claim_has_a_judge_and_the_page_is_computed() -> None:
         ROOT / "book" / "claims.yml", runs.results("cpu")
     ), "run python -m varred pages"
     store = runs.results("cpu")
-    phases = [phase for chapter in experiments.CHAPTERS for phase in experiments.queue(chapter, "cpu", store)]
+    phases = {chapter: list(experiments.queue(chapter, "cpu", store)) for chapter in experiments.CHAPTERS}
     answer = claims.answer(store, claims.judge, phases)
     assert (ROOT / "book" / "answer.md").read_text() == answer, "run python -m varred pages"
     bench = runs.results("cpu").folder / "times" / "bench.json"

@@ -78,7 +78,7 @@ def pages() -> None:
     store = runs.results("cpu")
     book = root / "book"
     (book / "claims.md").write_text(claims.page(book / "claims.yml", store))
-    phases = [phase for chapter in experiments.CHAPTERS for phase in experiments.queue(chapter, "cpu", store)]
+    phases = {chapter: list(experiments.queue(chapter, "cpu", store)) for chapter in experiments.CHAPTERS}
     (book / "answer.md").write_text(claims.answer(store, claims.judge, phases))
     (book / "bench.md").write_text(timing.bench_page(store.folder / "times" / "bench.json"))
     figures.use_style()

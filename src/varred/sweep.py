@@ -26,11 +26,20 @@ _ALLOCATOR = {
 
 
 class Phase(NamedTuple):
-    """A step of a queue: what it is called, what it trains, and what is measured on the way."""
+    """A step of a queue.
+
+    Attributes:
+        name: what it is called.
+        configs: what it trains, as far as the records of earlier phases decide it.
+        observation: what is measured on the way.
+        planned: number of its runs once all is decided; None where that is ``len(configs)``.
+
+    """
 
     name: str
     configs: list[Config]
     observation: Observation | None = None
+    planned: int | None = None
 
 
 def sweep(
@@ -152,7 +161,7 @@ def work_through(
         raise ValueError(explain(error)) from None
     execution.resolve()
     checkpoints = store.folder / ".checkpoints"
-    for name, configs, observation in phases:
+    for name, configs, observation, _ in phases:
         missing = store.missing(configs, observation)
         seconds = estimate(missing, times or {}, jobs)
         took = "" if seconds is None or not missing else f", about {seconds / 60:.0f} minutes on the timed machine"

@@ -22,13 +22,21 @@ def recorded(phases: Sequence[Phase], store: Store) -> pd.DataFrame:
 
     Phases of one name are one row; a run that two phases ask for counts in both.
     """
-    planned: dict[str, dict[str, bool]] = {}
-    for name, configs, observation in phases:
-        missing = {config.identity for config in store.missing(configs, observation)}
-        planned.setdefault(name, {}).update({c.identity: c.identity not in missing for c in configs})
+    there: dict[str, dict[str, bool]] = {}
+    planned: dict[str, int] = {}
+    for phase in phases:
+        missing = {config.identity for config in store.missing(phase.configs, phase.observation)}
+        own = there.setdefault(phase.name, {})
+        own.update({c.identity: c.identity not in missing for c in phase.configs})
+        planned[phase.name] = max(len(own), phase.planned or 0)
     rows = [
-        {"runs": name, "planned": len(own), "recorded": sum(own.values()), "missing": len(own) - sum(own.values())}
-        for name, own in planned.items()
+        {
+            "runs": name,
+            "planned": planned[name],
+            "recorded": sum(own.values()),
+            "missing": planned[name] - sum(own.values()),
+        }
+        for name, own in there.items()
     ]
     return pd.DataFrame(rows).set_index("runs")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 
 from varred.claims import deficit as judges
 from varred.claims.verdict import Verdict
@@ -24,13 +24,13 @@ EXPLANATIONS = {
 }
 
 
-def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Iterable[Phase]) -> str:
+def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping[str, Sequence[Phase]]) -> str:
     """Return the text of ``answer.md``.
 
     Args:
         store: the records.
         judge: returns the verdict of a claim.
-        phases: of all experiment chapters, for the list of what has not been run.
+        phases: of the experiment chapters, for the list of what has not been run.
     """
     scale = judges.SCALE
     found = {setting: judges.contrasts(store, setting) for setting in NORMALIZATIONS}
@@ -64,13 +64,23 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Iterabl
         f"{difference} | | [{judge('deficit-normalization', store).word}](claims.md) |"
     )
     lines += ["", "## The measured cause", "", *_noise(store, judge), "", "## What has not been run", ""]
-    missing = {}
-    for phase in phases:
-        for config in store.missing(phase.configs, phase.observation):
-            missing[config.identity] = f"{config.model.name} on {config.data.name}"
-    counts = {name: list(missing.values()).count(name) for name in sorted(set(missing.values()))}
-    lines += [f"- {name}: at least {count} of the planned runs" for name, count in counts.items()] or ["Nothing."]
+    lines += [f"- {text}" for text in _missing(store, phases)] or ["Nothing."]
     return "\n".join(lines) + "\n"
+
+
+def _missing(store: Store, phases: Mapping[str, Sequence[Phase]]) -> list[str]:
+    """Return what is missing, a line a chapter."""
+    lines = []
+    for chapter, own in phases.items():
+        parts = []
+        for name, phase in {phase.name: phase for phase in own}.items():
+            undecided = max(0, (phase.planned or 0) - len(phase.configs))
+            count = undecided + len(store.missing(phase.configs, phase.observation))
+            if count:
+                parts.append(f"{name}: {count}")
+        if parts:
+            lines.append(f"{{doc}}`chapters/{chapter}`: " + "; ".join(parts))
+    return lines
 
 
 def _write(contrast: Contrast) -> str:

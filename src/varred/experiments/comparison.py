@@ -218,7 +218,9 @@ class Comparison:
         yield from self.search(store, scale, ["SGD", "Adam"])
         for seed in scale.seeds:
             yield Phase(
-                f"benchmark with our values, seed {seed}", self.benchmark(scale, self.rates(store, scale), [seed])
+                f"benchmark with our values, seed {seed}",
+                self.benchmark(scale, self.rates(store, scale), [seed]),
+                planned=len(NORMALIZATIONS) * len(scale.methods),
             )
         yield self.rest(scale)
 

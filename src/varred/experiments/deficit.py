@@ -134,6 +134,7 @@ def _phase(scale: Scale, chosen: Mapping[Normalization, float], seed: int) -> Ph
         f"factorial, seed {seed}",
         [run_of(scale, setting, cell, rate, seed) for cell in CELLS for setting, rate in chosen.items()],
         observation(scale) if seed == scale.seeds[0] else None,
+        planned=len(NORMALIZATIONS) * len(CELLS),
     )
 
 
