@@ -69,7 +69,7 @@ def summarize(name: str, differences: Sequence[float]) -> Contrast:
     """
     values = np.asarray(differences, dtype=float)
     mean, count = float(values.mean()), len(values)
-    if count == 1:
+    if count == 1 or not np.isfinite(values).all():
         return Contrast(name, 1, mean, -math.inf, math.inf, 1.0)
     error = float(values.std(ddof=1)) / math.sqrt(count)
     if error == 0:
@@ -87,10 +87,10 @@ def holm(contrasts: Sequence[Contrast], level: float = 0.05) -> list[Contrast]:
         >>> [contrast.significant for contrast in marked]
         [True, True]
     """
-    order = sorted(range(len(contrasts)), key=lambda i: contrasts[i].p)
+    order = sorted(range(len(contrasts)), key=lambda i: (math.isnan(contrasts[i].p), contrasts[i].p))
     marks = [False] * len(contrasts)
     for rank, i in enumerate(order):
-        if contrasts[i].p > level / (len(contrasts) - rank):
+        if not contrasts[i].p <= level / (len(contrasts) - rank):  # an infinite difference has no p value
             break
         marks[i] = True
     return [

@@ -66,7 +66,7 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
     Returns:
         For each config: seconds per step and per snapshot pass, device and threads.
     """
-    trainers = [Trainer(config, execution) for config in configs]
+    trainers = [Trainer(_small(config), execution) for config in configs]
     batches, passes = [], []
     for trainer in trainers:
         trainer.model.train()
@@ -100,7 +100,7 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
                 def snapshot(optimizer: SVRG = optimizer, some: list[Batch] = some, own: Trainer = trainer) -> None:
                     optimizer.snapshot(some, own.closure)
 
-                share = sum(batch.size for batch in some) / len(trainer.parts.train)
+                share = sum(batch.size for batch in some) / training_images(configs[place])
                 snapshots[place] = min(snapshots[place], _timed(trainer, "snapshots", snapshot) / share)
             spent[place] += time.perf_counter() - began
     return [
@@ -112,6 +112,12 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
         }
         for own, whole, trainer in zip(steps, snapshots, trainers, strict=True)
     ]
+
+
+def _small(config: Config) -> Config:
+    """Return the config on as many images as are timed, so that many kinds fit into memory at once."""
+    images = min(training_images(config), STEPS * config.batch_size)
+    return config.replace(data=config.data.model_copy(update={"subset": images}))
 
 
 def _snapshot_batch(rule: Rule) -> int | None:

@@ -8,7 +8,8 @@ from varred.claims import deficit as judges
 from varred.claims.verdict import Verdict
 from varred.contrasts import Contrast
 from varred.experiments import deficit
-from varred.experiments.comparison import NORMALIZATIONS
+from varred.experiments.comparison import NORMALIZATIONS, Normalization
+from varred.record import Noise
 from varred.runs import Store
 from varred.sweep import Phase
 
@@ -54,7 +55,7 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
         "|---|---|---|---|",
     ]
     for start, (text, claim) in EXPLANATIONS.items():
-        effects = [_effect(found[setting], start) for setting in NORMALIZATIONS]
+        effects = [_effect(store, setting, found[setting], start) for setting in NORMALIZATIONS]
         verdict = f"[{judge(claim, store).word}](claims.md)" if claim else ""
         lines.append(f"| {text} | {effects[0]} | {effects[1]} | {verdict} |")
     interaction = judges.interaction(store)
@@ -88,8 +89,18 @@ def _write(contrast: Contrast) -> str:
     return f"{contrast.mean:+.3f}{interval}{' *' if contrast.significant else ''}"
 
 
-def _effect(contrasts: list[Contrast], start: str) -> str:
-    return next((_write(c) for c in contrasts if c.name.startswith(start)), "not run")
+def _effect(store: Store, setting: Normalization, contrasts: list[Contrast], start: str) -> str:
+    for contrast in contrasts:
+        if contrast.name.startswith(start):
+            return _write(contrast)
+    cells = deficit.cells(store, judges.SCALE, setting)
+    needed = next(own for name, own in deficit.CONTRASTS.items() if name.startswith(start))
+    diverged = sum(run.diverged is not None for cell in needed for run in cells[cell])
+    return f"not estimated: {diverged} runs diverged" if diverged else "not run"
+
+
+def _ratio(noise: Noise) -> str:
+    return f"{noise.ratio:.2f} ({noise.offset / noise.sgd:.2f})" if noise.sgd else "no noise"
 
 
 def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
@@ -107,10 +118,7 @@ def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
             for run in runs:
                 at = {(n.epoch, n.fraction): n for n in run.noise}
                 if at:
-                    values = [
-                        f"{at[m].ratio:.2f} ({at[m].offset / at[m].sgd:.2f})" if m in at else "diverged"
-                        for m in moments
-                    ]
+                    values = [_ratio(at[m]) if m in at else "diverged" for m in moments]
                     rows.append(f"| {cell}, {judges.label(setting)} | " + " | ".join(values) + " |")
     if not rows:
         return [*lines, "Not measured yet."]

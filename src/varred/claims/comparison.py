@@ -62,8 +62,8 @@ def _planned(comparison: Comparison) -> int:
 
 
 def _diverged(claim: str, comparison: Comparison, store: Store, settings: Sequence[Normalization]) -> Verdict | None:
-    groups = [benchmark_runs(comparison, store, setting) for setting in settings]
-    return with_divergence(claim, [run for runs in groups for own in runs.values() for run in own])
+    own = [r for r in judged(comparison)(store) if getattr(r.config.model, "normalization", None) in settings]
+    return with_divergence(claim, own)
 
 
 def _finals(

@@ -78,14 +78,14 @@ def interaction(store: Store) -> Contrast | None:
 def normalization(store: Store) -> Verdict:
     """Judge deficit-normalization."""
     name, contrast = "deficit-normalization", interaction(store)
-    if contrast is None:
-        groups = [deficit.cells(store, SCALE, setting) for setting in NORMALIZATIONS]
-        needed = [run for cells in groups for cell in ("SVRG every 5, redrawn", "SGD") for run in cells[cell]]
-        return with_divergence(name, needed) or waiting(name)
+    groups = [deficit.cells(store, SCALE, setting) for setting in NORMALIZATIONS]
+    needed = [run for cells in groups for cell in ("SVRG every 5, redrawn", "SGD") for run in cells[cell]]
+    diverged = with_divergence(name, needed)
+    if diverged or contrast is None:
+        return diverged or waiting(name)
     if not contrast.bounded:
-        return Verdict(
-            name, OPEN, f"{contrast.seeds} of {len(SCALE.seeds)} seeds: no interval; so far {write([contrast])}"
-        )
+        so_far = f"{contrast.seeds} of {len(SCALE.seeds)} seeds: no interval; so far {write([contrast])}"
+        return Verdict(name, OPEN, so_far)
     word = HOLDS if contrast.low > 0 else FAILS if contrast.high < 0 else UNSHOWN
     return Verdict(name, word, f"{write([contrast])} ({contrast.seeds} seeds)")
 
@@ -97,7 +97,8 @@ def variance(store: Store) -> Verdict:
     moments: list[Noise] = []
     parts = []
     for setting in NORMALIZATIONS:
-        runs = deficit.cells(store, SCALE, setting)["SVRG every epoch"]
+        cells = deficit.cells(store, SCALE, setting)
+        runs = [run for run in cells["SVRG every epoch"] if run.config.seed == SCALE.seeds[0]]
         own = [n for run in runs for n in run.noise if n.epoch in (middle, last) and n.fraction in (0.33, 1.0)]
         if len(own) < 4:
             return with_divergence(name, runs) or waiting(name)

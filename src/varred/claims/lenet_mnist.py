@@ -182,6 +182,8 @@ def snapshot(store: Store) -> Verdict:
     contrast = paired(
         "every epoch - every 5", groups[1], groups[5], lambda run: value_at(run, run.passes, limit, "test_loss")
     )
+    if not contrast.bounded:
+        return waiting(name)
     word = HOLDS if contrast.high < 0 else FAILS
     reason = f"difference {contrast.mean:+.4f} [{contrast.low:+.4f}, {contrast.high:+.4f}] ({contrast.seeds} seeds)"
     return Verdict(name, word, reason)

@@ -62,10 +62,11 @@ def start(store: Store) -> Verdict:
     best, half = min(finals, key=lambda rate: finals[rate]), SCALE.side_epochs // 2
 
     def early(run: Run) -> float:
-        losses = run.curves.train_loss
-        return losses[half] if len(losses) > half and math.isfinite(losses[half]) else GUESSING
+        gone = run.diverged is not None and run.diverged.epoch < half
+        return GUESSING if gone else run.curves.train_loss[half]
 
-    if not runs["MetaInit", best]:
+    seeds = [{run.config.seed for run in runs[key, best]} for key in ("MetaInit", "default")]
+    if not seeds[0] & seeds[1]:
         return waiting(name)
     title = f"MetaInit - default at {best:g}, after {half} epochs"
     contrast = paired(title, runs["MetaInit", best], runs["default", best], early)

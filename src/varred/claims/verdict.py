@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,10 @@ def mean(values: Sequence[float]) -> float:
 
 
 def value_at(run: Run, position: Sequence[float], limit: float, curve: str) -> float:
-    """Return a curve's value at its last point that is not beyond ``limit``."""
+    """Return a loss curve's value at its last point that is not beyond ``limit``; infinite where it is not finite."""
     last = max(i for i, x in enumerate(position) if x <= limit + 1e-9)
-    return float(getattr(run.curves, curve)[last])
+    value = float(getattr(run.curves, curve)[last])
+    return value if math.isfinite(value) else math.inf
 
 
 def count(contrasts: Sequence[Contrast], sign: int) -> int:
@@ -99,7 +101,7 @@ def by_contrasts(
     if not contrasts:
         return waiting(claim)
     seeds = min(c.seeds for c in contrasts)
-    if not all(c.bounded for c in contrasts):
+    if seeds < 2 or not all(c.bounded for c in contrasts):
         return Verdict(claim, OPEN, f"{seeds} of {planned} seeds: no interval yet; so far {write(contrasts)}")
     hits, against = count(contrasts, sign), count(contrasts, -sign)
     word = HOLDS if hits == len(contrasts) else PART if hits else none or (FAILS if against else UNSHOWN)
