@@ -96,7 +96,7 @@ def gradient_noise(
     """
     parameters = list(parameters)
     point = [value.detach().clone() for value in snapshot]
-    moments = {name: _Moments(parameters) for name in ("here", "there", "difference")}
+    moments = {name: _Moments() for name in ("here", "there", "difference")}
     lengths = torch.zeros((), dtype=torch.float64, device=parameters[0].device)
     total = 0
     for parameter in parameters:
@@ -105,9 +105,10 @@ def gradient_noise(
     for batch in batches:
         weight = size(batch)
         total += weight
-        with preserved(kept, parameters[0].device), torch.enable_grad():
-            closure(batch)
-        here = [gradient.double() for gradient in take_gradients(parameters)]
+        with preserved(kept, parameters[0].device):
+            with torch.enable_grad():
+                closure(batch)
+            here = _vector(take_gradients(parameters))
         with preserved(kept, parameters[0].device):
             exchange(parameters, point)
             try:
@@ -115,46 +116,43 @@ def gradient_noise(
                     closure(batch)
             finally:
                 exchange(parameters, point)
-        there = [gradient.double() for gradient in take_gradients(parameters)]
-        difference = torch._foreach_sub(here, there)
-        lengths = lengths + weight * _norm(difference)
-        for name, values in (("here", here), ("there", there), ("difference", list(difference))):
-            moments[name].add(values, weight)
+            there = _vector(take_gradients(parameters))
+        difference = here - there
+        lengths = lengths + weight * torch.linalg.vector_norm(difference)
+        for name, value in (("here", here), ("there", there), ("difference", difference)):
+            moments[name].add(value, weight)
     if not total:
         raise ValueError("gradient noise needs at least one batch, got none (an exhausted iterator?)")
-    mu = [value.double() for value in full_gradient]
-    moved = [p.detach().double() - s.double() for p, s in zip(parameters, point, strict=True)]
-    distance = float(_norm(moved))
+    distance = float(torch.linalg.vector_norm(_vector(parameters) - _vector(point)))
     return GradientNoise(
         sgd=moments["here"].variance(),
         centred=moments["difference"].variance(),
-        offset=float(_norm(list(torch._foreach_sub(mu, moments["there"].mean)))) ** 2,
+        offset=float((_vector(full_gradient) - moments["there"].mean).square().sum()),
         distance=distance,
         curvature=float(lengths) / total / distance if distance else float("nan"),
-        gradient_norm=float(_norm(moments["here"].mean)),
+        gradient_norm=float(torch.linalg.vector_norm(moments["here"].mean)),
     )
 
 
-def _norm(values: Sequence[Tensor]) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(values))))
-    return length
+def _vector(values: Sequence[Tensor]) -> Tensor:
+    return torch.cat([value.detach().flatten() for value in values]).double()
 
 
 class _Moments:
     """Weighted mean and variance of vectors that come one by one; float64, no table."""
 
-    def __init__(self, like: Sequence[Tensor]) -> None:
-        self.mean = [torch.zeros_like(value, dtype=torch.float64) for value in like]
-        self.squares = torch.zeros((), dtype=torch.float64, device=like[0].device)
+    def __init__(self) -> None:
+        self.mean = torch.zeros(1, dtype=torch.float64)
+        self.squares = torch.zeros((), dtype=torch.float64)
         self.weight = 0
 
-    def add(self, values: list[Tensor], weight: int) -> None:
+    def add(self, value: Tensor, weight: int) -> None:
+        if not self.weight:
+            self.mean, self.squares = torch.zeros_like(value), value.new_zeros(())
         self.weight += weight
-        step = list(torch._foreach_sub(values, self.mean))
-        torch._foreach_add_(self.mean, step, alpha=weight / self.weight)
-        rest = torch._foreach_sub(values, self.mean)
-        products = torch._foreach_mul(step, list(rest))
-        self.squares = self.squares + weight * torch.stack([product.sum() for product in products]).sum()
+        step = value - self.mean
+        self.mean.add_(step, alpha=weight / self.weight)
+        self.squares += weight * torch.dot(step, value - self.mean)
 
     def variance(self) -> float:
         return float(self.squares) / self.weight

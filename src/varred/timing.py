@@ -53,7 +53,8 @@ def estimate(configs: Sequence[Config], times: Mapping[str, Mapping[str, float]]
         steps = -(-training_images(config) // config.batch_size)
         total += config.epochs * steps * own["step"]
         if isinstance(config.optimizer, SVRGRule):
-            total += own["snapshot"] * sum(config.optimizer.snapshot.due(epoch) for epoch in range(config.epochs))
+            snapshots = sum(config.optimizer.snapshot.due(epoch) for epoch in range(config.epochs))
+            total += own["snapshot"] * training_images(config) * snapshots
     return total / jobs
 
 
@@ -61,10 +62,10 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
     """Time the steps and the snapshot passes of several configs in turns; call it with nothing else running.
 
     The least over rounds counts: whatever else a machine does can only add to it, and turns spread its moods evenly. A
-    round of a config lasts about a second; a snapshot pass is timed on some of its batches, and scaled to all.
+    round of a config lasts about a second; a snapshot pass is timed on some of its batches.
 
     Returns:
-        For each config: seconds per step and per snapshot pass, device and threads.
+        For each config: seconds per step, seconds per image of a snapshot pass, device and threads.
     """
     trainers = [Trainer(_small(config), execution) for config in configs]
     batches, passes = [], []
@@ -100,8 +101,8 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
                 def snapshot(optimizer: SVRG = optimizer, some: list[Batch] = some, own: Trainer = trainer) -> None:
                     optimizer.snapshot(some, own.closure)
 
-                share = sum(batch.size for batch in some) / training_images(configs[place])
-                snapshots[place] = min(snapshots[place], _timed(trainer, "snapshots", snapshot) / share)
+                images = sum(batch.size for batch in some)
+                snapshots[place] = min(snapshots[place], _timed(trainer, "snapshots", snapshot) / images)
             spent[place] += time.perf_counter() - began
     return [
         {
@@ -146,7 +147,7 @@ def seconds(run: Run, times: dict[str, dict[str, float]]) -> list[float]:
     total, points = 0.0, [0.0]
     for epoch in range(len(run.curves.samples) - 1):
         if isinstance(rule, SVRGRule) and rule.snapshot.due(epoch):
-            total += own["snapshot"]
+            total += own["snapshot"] * run.training_images
         total += per_epoch
         points.append(total)
     return points
@@ -176,9 +177,9 @@ def bench_page(path: Path) -> str:
         return "Not measured yet: `make bench`.\n"
     report = json.loads(path.read_text())
     machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    lines = ["| what | least / least | range over rounds | bound | |", "|---|---|---|---|---|"]
+    lines = ["| what | least / least | range over rounds | bound | | torch |", "|---|---|---|---|---|---|"]
     for row in report["rows"]:
         met = "met" if row["met"] else "**not met**"
         span = f"{row['least']:.3f} to {row['largest']:.3f}"
-        lines.append(f"| {row['what']} | {row['ratio']:.3f} | {span} | {row['bound']} | {met} |")
+        lines.append(f"| {row['what']} | {row['ratio']:.3f} | {span} | {row['bound']} | {met} | {row['torch']} |")
     return "\n".join([*lines, "", f"Measured on: {machine}."]) + "\n"
