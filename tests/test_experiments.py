@@ -15,7 +15,7 @@ from torch import nn
 
 from varred import data
 from varred.config import Config, Execution, Rule, SVRGRule, TorchvisionModel
-from varred.contrasts import Contrast, block_model, paired
+from varred.contrasts import Contrast, block_model, holm, paired
 from varred.experiments import deficit
 from varred.experiments.comparison import (
     METHODS,
@@ -462,3 +462,9 @@ def test_torchvision_refuses_what_it_does_not_have() -> None:
         TorchvisionModel(name="torchvision", architecture="resnet19").build((3, 32, 32), 10)
     with pytest.raises(ValueError, match="take 3 channels, the images have 1"):
         TorchvisionModel(name="torchvision", architecture="resnet18").build((1, 28, 28), 10)
+
+
+def test_a_difference_without_a_p_value_is_never_significant() -> None:
+    nan = float("nan")
+    contrasts = [Contrast("diverged - SGD", 5, nan, nan, nan, nan), Contrast("SVRG - SGD", 5, 1.0, 0.5, 1.5, 1e-3)]
+    assert [contrast.significant for contrast in holm(contrasts)] == [False, True]

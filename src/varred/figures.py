@@ -350,8 +350,11 @@ def rates(ax: Axes, losses: Mapping[str, Mapping[float, float]]) -> None:
         for rate in own.keys() - finite.keys():
             top = ax.get_xaxis_transform()
             _ = ax.plot(rate, 0.97, "x", color=METHODS[method][0], transform=top, label="_")
-    ax.set(xscale="log", xlabel="learning rate", ylabel="validation loss (nats)")
-    if any(losses.values()):
+    ax.set(xscale="log", xlabel="learning rate")
+    tried = sorted({rate for own in losses.values() for rate in own})
+    if tried:
+        ax.set_xticks(tried, [f"{rate:g}" for rate in tried], rotation=45, fontsize=8)
+        ax.minorticks_off()
         ax.legend(fontsize=9)
 
 

@@ -135,6 +135,17 @@ def finals(
     return table(rows, index)
 
 
+def settings(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Stack frames of one kind, each under the name of its setting.
+
+    Example:
+        >>> frame = pd.DataFrame({"x": [1]}, index=pd.Index(["SGD"], name="method"))
+        >>> settings({"with": frame, "without": frame}).index.tolist()
+        [('with', 'SGD'), ('without', 'SGD')]
+    """
+    return pd.concat({name: frame.fillna("") for name, frame in frames.items()}, names=["setting"]).fillna("")
+
+
 def table(rows: Sequence[Mapping[str, object]], index: str) -> pd.DataFrame:
     """Return rows as a frame under an index; a frame that says so where there are none yet.
 
