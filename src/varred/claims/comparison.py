@@ -26,11 +26,9 @@ from varred.runs import Store
 OTHERS = ("SGD", "Adam")
 
 
-def benchmark_runs(
-    comparison: Comparison, store: Store, normalization: Normalization, preset: str = "cpu"
-) -> dict[str, list[Run]]:
+def benchmark_runs(comparison: Comparison, store: Store, normalization: Normalization) -> dict[str, list[Run]]:
     """Return the recorded runs of the benchmark, by method, on the seeds that all methods have."""
-    scale = comparison.scale(preset)
+    scale = comparison.scale("cpu")
     rates = comparison.rates(store, scale)
     runs: dict[str, list[Run]] = {method: [] for method in METHODS}
     if len(rates[normalization]) < len(METHODS):
