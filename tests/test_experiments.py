@@ -348,6 +348,25 @@ def test_a_contrast_between_cells_without_a_common_seed_is_not_estimated(real: R
     assert block_model(cells, A_B, value) == []
 
 
+def test_contrasts_that_cannot_be_estimated_stay_in_the_family(real: Run) -> None:
+    differences = {1: 0.2, 2: 0.9, 3: 0.5, 4: 0.7}  # p = .03
+    cells = {"A": runs(real, differences), "B": runs(real, dict.fromkeys(differences, 0.0)), "C": []}
+    declared: dict[str, dict[str, float]] = {**A_B, "A - C": {"A": 1, "C": -1}, "B - C": {"B": 1, "C": -1}}
+    (alone,), (of_three,) = block_model(cells, A_B, value), block_model(cells, declared, value)
+    assert 0.05 / 3 < alone.p == of_three.p < 0.05
+    assert alone.significant
+    assert not of_three.significant
+
+
+def test_a_contrast_of_a_cell_with_one_seed_has_no_interval(real: Run) -> None:
+    cells = {"A": runs(real, noisy(0.5, [1], 1)), "B": runs(real, noisy(0.0, range(6), 2))}
+    cells["C"] = runs(real, noisy(0.2, range(6), 3))
+    (contrast,) = block_model(cells, A_B, value)
+    assert contrast.seeds == 1
+    assert not contrast.bounded
+    assert not contrast.significant
+
+
 # Initialization inside a run
 
 

@@ -70,7 +70,7 @@ def summarize(name: str, differences: Sequence[float]) -> Contrast:
     values = np.asarray(differences, dtype=float)
     mean, count = float(values.mean()), len(values)
     if count == 1 or not np.isfinite(values).all():
-        return Contrast(name, 1, mean, -math.inf, math.inf, 1.0)
+        return Contrast(name, count, mean, -math.inf, math.inf, 1.0)
     error = float(values.std(ddof=1)) / math.sqrt(count)
     if error == 0:
         return Contrast(name, count, mean, mean, mean, 0.0 if mean else 1.0)
@@ -79,8 +79,13 @@ def summarize(name: str, differences: Sequence[float]) -> Contrast:
     return Contrast(name, count, mean, mean - half, mean + half, p)
 
 
-def holm(contrasts: Sequence[Contrast], level: float = 0.05) -> list[Contrast]:
+def holm(contrasts: Sequence[Contrast], level: float = 0.05, family: int | None = None) -> list[Contrast]:
     """Mark the contrasts that are significant by Holm's step-down procedure, in the order given.
+
+    Args:
+        contrasts: that can be estimated.
+        level: of the family.
+        family: number of contrasts declared together; those that can't be estimated count as not significant.
 
     Example:
         >>> marked = holm([Contrast("a", 5, 1, 0, 2, 0.02), Contrast("b", 5, 1, 0, 2, 0.04)])
@@ -90,7 +95,7 @@ def holm(contrasts: Sequence[Contrast], level: float = 0.05) -> list[Contrast]:
     order = sorted(range(len(contrasts)), key=lambda i: (math.isnan(contrasts[i].p), contrasts[i].p))
     marks = [False] * len(contrasts)
     for rank, i in enumerate(order):
-        if not contrasts[i].p <= level / (len(contrasts) - rank):  # an infinite difference has no p value
+        if not contrasts[i].p <= level / ((family or len(contrasts)) - rank):  # an infinite difference has no p value
             break
         marks[i] = True
     return [
@@ -110,7 +115,7 @@ def block_model(
     contrasts: Mapping[str, Mapping[str, float]],
     value: Value,
 ) -> list[Contrast]:
-    r"""Estimate contrasts of cell means in one additive model with seeds as blocks, Holm over all of them.
+    r"""Estimate contrasts of cell means in one additive model with seeds as blocks, Holm over all declared.
 
     .. math:: y_{cs} = \alpha_c + \beta_s + \varepsilon_{cs}, \qquad
         \hat\theta = \sum_c k_c \hat\alpha_c, \quad \sum_c k_c = 0, \qquad
@@ -126,7 +131,8 @@ def block_model(
         value: the response.
 
     Returns:
-        The contrasts that can be estimated; with no degrees of freedom left their intervals are infinite.
+        The contrasts that can be estimated; where a cell of theirs has one seed, or no degrees of freedom are left,
+        their intervals are infinite.
     """
     responses = {name: {run.config.seed: value(run) for run in runs} for name, runs in cells.items()}
     responses = {name: own for name, own in responses.items() if own and all(map(math.isfinite, own.values()))}
@@ -152,11 +158,11 @@ def block_model(
         if np.abs(weights - span @ weights).max() > 1e-8:  # no chain of shared seeds connects its cells
             continue
         theta, used = float(weights @ estimate), min(len(responses[cell_name]) for cell_name in coefficients)
-        if not freedom:
+        if not freedom or used < 2:
             found.append(Contrast(name, used, theta, -math.inf, math.inf, 1.0))
             continue
         error = math.sqrt(residual / freedom * float(weights @ inverse @ weights))
         half = float(stats.t.ppf(0.975, freedom)) * error
         p = 2 * float(stats.t.sf(abs(theta) / error, freedom)) if error else float(theta == 0)
         found.append(Contrast(name, used, theta, theta - half, theta + half, p))
-    return holm(found)
+    return holm(found, family=len(contrasts))

@@ -9,11 +9,11 @@ from dataclasses import replace
 from varred.claims.verdict import (
     FAILS,
     HOLDS,
-    OPEN,
     PART,
     UNSHOWN,
     Verdict,
     by_contrasts,
+    so_far,
     waiting,
     with_divergence,
     write,
@@ -83,9 +83,8 @@ def normalization(store: Store) -> Verdict:
     diverged = with_divergence(name, needed)
     if diverged or contrast is None:
         return diverged or waiting(name)
-    if not contrast.bounded:
-        so_far = f"{contrast.seeds} of {len(SCALE.seeds)} seeds: no interval; so far {write([contrast])}"
-        return Verdict(name, OPEN, so_far)
+    if contrast.seeds < len(SCALE.seeds):
+        return so_far(name, contrast.seeds, len(SCALE.seeds), write([contrast]))
     word = HOLDS if contrast.low > 0 else FAILS if contrast.high < 0 else UNSHOWN
     return Verdict(name, word, f"{write([contrast])} ({contrast.seeds} seeds)")
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from varred import timing
 from varred.claims.verdict import (
     FAILS,
     HOLDS,
+    OPEN,
     PART,
+    UNSHOWN,
     Verdict,
     by_contrasts,
     mean,
+    so_far,
     value_at,
     waiting,
+    with_divergence,
+    write,
 )
 from varred.contrasts import Contrast, against, paired, summarize
 from varred.experiments import lenet_mnist as lenet
@@ -46,9 +52,11 @@ def early(store: Store) -> Verdict:
         return waiting(name)
     at = {method: mean([value_at(run, run.passes, 20, "test_loss") for run in runs[method]]) for method in runs}
     hits = sum(at[other] < at[reduced] for other in OTHERS for reduced in REDUCED)
-    reason = "test loss at 20 passes: " + ", ".join(f"{m} {at[m]:.3f}" for m in lenet.METHODS)
-    word = HOLDS if hits == 6 else PART if hits else FAILS
-    return Verdict(name, word, f"{hits} of 6 comparisons; {reason} ({_seeds(runs)} of {len(SCALE.seeds)} seeds)")
+    losses = ", ".join(f"{m} {at[m]:.3f}" for m in lenet.METHODS)
+    reason = f"{hits} of 6 comparisons; test loss at 20 passes: {losses}"
+    if _seeds(runs) < len(SCALE.seeds):
+        return so_far(name, _seeds(runs), len(SCALE.seeds), reason)
+    return Verdict(name, HOLDS if hits == 6 else PART if hits else FAILS, f"{reason} ({_seeds(runs)} seeds)")
 
 
 def final_contrasts(store: Store, value: Callable[[Run], float]) -> list[Contrast]:
@@ -87,33 +95,34 @@ def time(store: Store) -> Verdict:
 def train_loss(store: Store) -> Verdict:
     """Judge lenet-train-loss."""
     runs, name = benchmark_runs(store), "lenet-train-loss"
-    if _seeds(runs) < 2:
+    if not _seeds(runs):
         return waiting(name)
-    sgd, passed, parts = runs["SGD"], [], []
+    sgd, passed, parts, decided = runs["SGD"], [], [], True
     for method in REDUCED:
         factor = mean([r.curves.train_loss[-1] for r in runs[method]]) / mean([r.curves.train_loss[-1] for r in sgd])
         equal = summarize(f"SGD at equal training loss - {method}", equal_training_loss(sgd, runs[method]))
         passed.append(factor >= 2 and equal.low <= 0)
-        parts.append(
-            f"{method}: training loss {factor:.3g} times SGD's; SGD's test loss at equal training loss minus "
-            f"{method}'s: {equal.mean:+.4f} [{equal.low:+.4f}, {equal.high:+.4f}]"
-        )
-    word = HOLDS if all(passed) else PART if any(passed) else FAILS
-    return Verdict(name, word, "; ".join(parts) + f" ({_seeds(runs)} of {len(SCALE.seeds)} seeds)")
+        decided = decided and equal.bounded
+        parts.append(f"{method}: training loss {factor:.3g} times SGD's; test loss, {write([equal])}")
+    text = "; ".join(parts) + "; an interval that contains 0 does not show equality"
+    if _seeds(runs) < len(SCALE.seeds):
+        return so_far(name, _seeds(runs), len(SCALE.seeds), text)
+    word = OPEN if not decided else HOLDS if all(passed) else PART if any(passed) else FAILS
+    return Verdict(name, word, f"{text} ({_seeds(runs)} seeds)")
 
 
 def equal_training_loss(fast: Sequence[Run], slow: Sequence[Run]) -> list[float]:
     """Return, per seed, how much the test loss of ``fast`` exceeds ``slow``'s final one at equal training loss.
 
-    Equal: at the first epoch at which ``fast``'s training loss is at or below ``slow``'s final one.
+    Equal: at the first epoch at which ``fast``'s training loss is at or below ``slow``'s final one; infinite where
+    there is none.
     """
     differences = []
     for one in fast:
         other = next(run for run in slow if run.config.seed == one.config.seed)
         target = other.curves.train_loss[-1]
         reached = [i for i, loss in enumerate(one.curves.train_loss) if loss <= target]
-        place = reached[0] if reached else len(one.curves.train_loss) - 1
-        differences.append(one.curves.test_loss[place] - other.curves.test_loss[-1])
+        differences.append(one.curves.test_loss[reached[0]] - other.curves.test_loss[-1] if reached else math.inf)
     return differences
 
 
@@ -152,13 +161,19 @@ def selection(store: Store) -> Verdict:
 def granularity(store: Store) -> Verdict:
     """Judge lenet-granularity."""
     name = "lenet-granularity"
+    planned = lenet.granularities(SCALE)
+    runs = store.available(planned)
+    if len(runs) < len(planned):
+        return waiting(name)
     shares: dict[str, list[float]] = {"coordinate": [], "tensor": []}
-    for run in store.available(lenet.granularities(SCALE)):
+    for run in runs:
         rule = run.config.optimizer
         if rule.name == "storm" and rule.granularity in shares and run.path and not run.diverged:
             shares[rule.granularity].append(run.path.clipped[-1])
-    if not shares["coordinate"] or not shares["tensor"]:
-        return waiting(name)
+    if diverged := with_divergence(
+        name, [run for run in runs if getattr(run.config.optimizer, "granularity", "") in shares]
+    ):
+        return diverged
     fine, coarse = min(shares["coordinate"]) > 0.9, max(shares["tensor"]) < 0.1
     reason = (
         f"share with a = 1 at the end: coordinates {min(shares['coordinate']):.4f} to {max(shares['coordinate']):.4f} "
@@ -171,22 +186,20 @@ def granularity(store: Store) -> Verdict:
 def snapshot(store: Store) -> Verdict:
     """Judge lenet-snapshot."""
     name = "lenet-snapshot"
-    runs = store.available(lenet.snapshot_periods(SCALE))
+    planned = lenet.snapshot_periods(SCALE)
+    runs = store.available(planned)
+    if len(runs) < len(planned):
+        return waiting(name)
     groups: dict[int, list[Run]] = {1: [], 5: []}
     for run in runs:
         if run.config.optimizer.name == "svrg":
             groups[run.config.optimizer.snapshot.every].append(run)
-    if len(groups[1]) < 2 or len(groups[5]) < 2:
-        return waiting(name)
     limit = groups[5][0].passes[-1]
     contrast = paired(
         "every epoch - every 5", groups[1], groups[5], lambda run: value_at(run, run.passes, limit, "test_loss")
     )
-    if not contrast.bounded:
-        return waiting(name)
-    word = HOLDS if contrast.high < 0 else FAILS
-    reason = f"difference {contrast.mean:+.4f} [{contrast.low:+.4f}, {contrast.high:+.4f}] ({contrast.seeds} seeds)"
-    return Verdict(name, word, reason)
+    word = HOLDS if contrast.high < 0 else FAILS if contrast.low > 0 else UNSHOWN
+    return with_divergence(name, runs) or Verdict(name, word, f"{write([contrast])} ({contrast.seeds} seeds)")
 
 
 JUDGES: dict[str, Callable[[Store], Verdict]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from varred.claims.verdict import FAILS, HOLDS, OPEN, PART, UNSHOWN, Verdict, mean, waiting, write
+from varred.claims.verdict import FAILS, HOLDS, OPEN, PART, UNSHOWN, Verdict, mean, so_far, waiting, write
 from varred.contrasts import paired
 from varred.experiments.comparison import RESNET101
 from varred.experiments.metainit_cifar100 import RATES, found
@@ -28,7 +28,7 @@ def _open(claim: str, runs: Mapping[tuple[str, float], Sequence[Run]], text: str
     if not fewest:
         return waiting(claim)
     planned = len(SCALE.seeds)
-    return Verdict(claim, OPEN, f"{fewest} of {planned} seeds; so far {text}") if fewest < planned else None
+    return so_far(claim, fewest, planned, text) if fewest < planned else None
 
 
 def rates(store: Store) -> Verdict:

@@ -50,6 +50,11 @@ def waiting(claim: str) -> Verdict:
     return Verdict(claim, OPEN, "its runs are not all recorded")
 
 
+def so_far(claim: str, seeds: int, planned: int, text: str) -> Verdict:
+    """Return the open verdict of a claim of which some seeds are missing, with what the records say so far."""
+    return Verdict(claim, OPEN, f"{seeds} of {planned} seeds; so far {text}")
+
+
 def with_divergence(claim: str, runs: Iterable[Run]) -> Verdict | None:
     """Return the verdict of a claim of whose runs some have diverged; None if none has."""
     ended = [run.diverged is not None for run in runs]
@@ -90,6 +95,7 @@ def by_contrasts(
     """Judge by how many contrasts are significant in the claimed direction: all, some or none.
 
     Where none is, the claim doesn't hold if one is significant in the other direction, and is not shown otherwise.
+    There is no verdict before all planned seeds are recorded: intervals are not corrected for looking early.
 
     Args:
         claim: its name.
@@ -101,8 +107,8 @@ def by_contrasts(
     if not contrasts:
         return waiting(claim)
     seeds = min(c.seeds for c in contrasts)
-    if seeds < 2 or not all(c.bounded for c in contrasts):
-        return Verdict(claim, OPEN, f"{seeds} of {planned} seeds: no interval yet; so far {write(contrasts)}")
+    if seeds < planned or not all(c.bounded for c in contrasts):
+        return so_far(claim, seeds, planned, write(contrasts))
     hits, against = count(contrasts, sign), count(contrasts, -sign)
     word = HOLDS if hits == len(contrasts) else PART if hits else none or (FAILS if against else UNSHOWN)
     reason = f"{hits} of {len(contrasts)} contrasts significant in the claimed direction, {against} against"
