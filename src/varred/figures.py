@@ -386,23 +386,58 @@ def band(
     start: int = 1,
     **style: Any,
 ) -> None:
-    """Draw the mean of a curve over seeds, and its range over seeds as a band.
+    """Draw the mean of a curve over seeds, and its range over seeds as a band; a cross where a run diverged.
 
     Args:
         ax: the axes.
-        runs: runs that differ in their seed alone; those that diverged are drawn to where they ended.
+        runs: runs that differ in their seed alone; beyond the end of one that diverged the mean is over the others.
         x: the horizontal positions of a run's points.
         curve: a field of :class:`varred.record.Curves`.
         label: of the mean's line.
         start: the first point drawn; 0 is the untrained network.
         style: of the line.
     """
-    length = min(len(run.curves.samples) for run in runs)
-    position = np.asarray(x(runs[0])[start:length])
-    values = np.array([getattr(run.curves, curve)[start:length] for run in runs])
+    position = np.asarray(x(max(runs, key=lambda run: len(run.curves.samples)))[start:])
+    values = _stack(runs, curve)[:, start:]
     drawn = ax.plot(position, values.mean(0), label=label, **style)[0]
     if len(runs) > 1:
         ax.fill_between(position, values.min(0), values.max(0), color=drawn.get_color(), alpha=0.18, linewidth=0)
+    for run, row in zip(runs, values, strict=True):
+        if run.diverged and row.count():
+            last = np.flatnonzero(~np.ma.getmaskarray(row))[-1]
+            _ = ax.plot(position[last], row[last], "x", color=drawn.get_color(), label="_")
+
+
+def _stack(runs: Sequence[Run], curve: str) -> np.ma.MaskedArray[Any, Any]:
+    """Return a curve of each run, (runs, points), masked where a run has ended or its loss is not finite."""
+    values = np.full((len(runs), max(len(run.curves.samples) for run in runs)), np.nan)
+    for row, run in zip(values, runs, strict=True):
+        own = getattr(run.curves, curve)
+        row[: len(own)] = own
+    return np.ma.masked_invalid(values)
+
+
+def losses(
+    runs: Mapping[str, Sequence[Run]], x: Callable[[Run], Sequence[float]], xlabel: str, start: int = 1
+) -> Figure:
+    """Draw training and test loss side by side, one band a method.
+
+    Args:
+        runs: by method; those without any are left out.
+        x: the horizontal positions of a run's points.
+        xlabel: their name and unit.
+        start: the first point drawn; 0 is the untrained network.
+    """
+    figure, axes = new_figure(1, 2, figsize=(7.6, 3.8))
+    for ax, curve, title in zip(axes, ("train_loss", "test_loss"), ("training loss", "test loss"), strict=True):
+        for method, own in runs.items():
+            if own:
+                band(ax, own, x, curve, start=start, **line(method))
+        ax.set(yscale="log", title=f"{title} (nats)", xlabel=xlabel)
+    if any(runs.values()):
+        axes[0].legend(fontsize=9)
+    mark_empty(figure)
+    return figure
 
 
 def overview(runs: Mapping[str, Sequence[Run]]) -> Figure:
@@ -414,8 +449,7 @@ def overview(runs: Mapping[str, Sequence[Run]]) -> Figure:
     for method, own in runs.items():
         if own:
             band(left, own, lambda run: run.passes, "test_loss", **line(method))
-            train = np.mean([run.curves.train_loss[1:] for run in own], axis=0)
-            test = np.mean([run.curves.test_loss[1:] for run in own], axis=0)
+            train, test = (_stack(own, curve)[:, 1:].mean(0) for curve in ("train_loss", "test_loss"))
             _ = right.plot(train, test, **line(method))
             _ = right.plot(train[-1:], test[-1:], "o", color=METHODS[method][0], markersize=5, label="_")
     left.set(xscale="log", yscale="log", xlabel="gradient computations (passes)", title="test loss (nats)")

@@ -113,7 +113,7 @@ def grid(comparison: Comparison, store: Store, scale: Scale, normalization: Norm
                 "the source's grid": ", ".join(f"{rate:g}" for rate in comparison.grids[method].values),
                 "learning rate: validation loss": tried or "not run",
                 "source": f"{comparison.source_rates[normalization][method]:g}",
-                "ours": "not decided yet" if chosen is None else f"{chosen:g}",
+                "ours": "not decided yet" if chosen is None else comparison.written(method, chosen),
             }
         )
     return table(rows, "method")

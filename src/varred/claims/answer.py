@@ -8,7 +8,7 @@ from varred.claims import deficit as judges
 from varred.claims.verdict import Verdict
 from varred.contrasts import Contrast
 from varred.experiments import deficit
-from varred.experiments.comparison import NORMALIZATIONS, Normalization
+from varred.experiments.comparison import NORMALIZATIONS, RESNET18, Normalization
 from varred.record import Noise
 from varred.runs import Store
 from varred.sweep import Phase
@@ -37,7 +37,7 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
     found = {setting: judges.contrasts(store, setting) for setting in NORMALIZATIONS}
     seeds = max((c.seeds for own in found.values() for c in own), default=0)
     rates = deficit.rates(store, scale)
-    written = ", ".join(f"{rate:g} {judges.label(setting)}" for setting, rate in rates.items()) or "not decided yet"
+    written = ", ".join(f"{RESNET18.written('SVRG', r)} {judges.label(s)}" for s, r in rates.items())
     lines = [
         "# What explains SVRG's deficit, as far as measured",
         "",
@@ -49,7 +49,8 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
         "with one seed there is neither. The last row is a paired interval over seeds.",
         "",
         f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
-        f"{scale.side_epochs} epochs, learning rate {written}; at most {seeds} of {len(scale.seeds)} seeds so far.",
+        f"{scale.side_epochs} epochs, learning rate {written or 'not decided yet'};",
+        f"at most {seeds} of {len(scale.seeds)} seeds so far.",
         "",
         "| explanation | with batch normalization | without | verdict |",
         "|---|---|---|---|",
@@ -107,7 +108,8 @@ def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
     lines = [
         "Mean squared error of SVRG's estimate over the variance of SGD's, after a third of an epoch and at its end;",
         "below 1 the step is less noisy than SGD's. In brackets the part that is a constant offset: what redrawn",
-        "transforms and partitions add.",
+        "transforms and partitions add. One run a cell, at this page's steps and without momentum, where source 001",
+        "has an effective step of 1: the ratios test its mechanism, not its numbers.",
         "",
     ]
     moments = [(epoch, fraction) for epoch in deficit.observation(judges.SCALE).epochs for fraction in (0.33, 1.0)]

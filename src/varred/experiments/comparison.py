@@ -41,7 +41,8 @@ class Scale:
         seeds: of the benchmark and of the side experiments.
         side_images: training images of the side experiments: the factorial of chapter 14, MetaInit of chapter 16.
         side_epochs: of these.
-        source_values: run the benchmark with the source's own learning rates first, and the factorial at SVRG's.
+        source_values: run the benchmark with the source's own learning rates, then its grids, and the factorial at
+            SVRG's rate in the source; else search for rates of our own.
         methods: the optimizers to compare.
 
     """
@@ -126,9 +127,8 @@ class Comparison:
 
     def grid_run(self, scale: Scale, normalization: Normalization, method: str, rate: float) -> Config:
         """Return a grid point's run, with seed 1."""
-        return self.config(
-            scale, normalization, rule(method, rate), seed=1, epochs=scale.grid_epochs, images=scale.grid_images
-        )
+        epochs = min(scale.grid_epochs, scale.svrg_epochs) if method == "SVRG" else scale.grid_epochs
+        return self.config(scale, normalization, rule(method, rate), seed=1, epochs=epochs, images=scale.grid_images)
 
     def losses(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> dict[float, float]:
         """Return the final validation losses that are recorded, by learning rate; infinite where a run diverged."""
@@ -146,6 +146,17 @@ class Comparison:
             return None
         best = min(known, key=lambda rate: known[rate])
         return best if known[best] < float("inf") else None
+
+    def written(self, method: str, rate: float) -> str:
+        """Write a selected learning rate, and say so where it is the end of the axis: a better one may lie beyond.
+
+        Example:
+            >>> RESNET18.written("SVRG", 0.01), RESNET18.written("SVRG", 0.5)
+            ('0.01', '0.5 (end of our axis)')
+
+        """
+        reach = self.grids[method].reach
+        return f"{rate:g}" + (" (end of our axis)" if rate in (min(reach), max(reach)) else "")
 
     def search(self, store: Store, scale: Scale, methods: Sequence[str]) -> Iterator[Phase]:
         """Yield the runs that bracket the best learning rate of some methods, in both settings; known ones included."""
@@ -198,8 +209,10 @@ class Comparison:
             if method in rates.get(normalization, {})
         ]
 
-    def rates(self, store: Store, scale: Scale) -> dict[Normalization, dict[str, float]]:
-        """Return the learning rates that the grids select, where they are decided."""
+    def rates(self, store: Store, scale: Scale) -> Mapping[Normalization, Mapping[str, float]]:
+        """Return the learning rates of the benchmark: the source's, or those the search selects, where decided."""
+        if scale.source_values:
+            return self.source_rates
         chosen: dict[Normalization, dict[str, float]] = {}
         for normalization in NORMALIZATIONS:
             own = {method: self.selected(store, scale, normalization, method) for method in scale.methods}
@@ -214,6 +227,8 @@ class Comparison:
         """Yield the phases; later ones are decided by the records of earlier ones."""
         if scale.source_values:
             yield Phase("benchmark with the source's values", self.benchmark(scale, self.source_rates))
+            yield self.rest(scale)
+            return
         yield from self.search(store, scale, ["SVRG"])
         yield from self.search(store, scale, ["SGD", "Adam"])
         for seed in scale.seeds:

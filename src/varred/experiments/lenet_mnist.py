@@ -163,7 +163,7 @@ GRIDS: dict[str, tuple[Axis, ...]] = {
 
 
 def base(scale: Scale, optimizer: Rule, seed: int, epochs: int | None = None) -> Config:
-    """Return the chapter's run with an optimizer and a seed: tanh LeNet, batches of 32, table 4.2's 100 epochs."""
+    """Return the chapter's run with an optimizer and a seed: tanh LeNet, batches of 32, 100 epochs."""
     return Config(
         data=Data(name="mnist", size=scale.size),  # type: ignore[arg-type]
         model=LeNetModel(name="lenet"),
@@ -238,6 +238,16 @@ def finalists(store: Store, scale: Scale, method: str) -> list[Point]:
     return best if own in best else [*best, own]
 
 
+def _screening_done(store: Store, scale: Scale, method: str) -> bool:
+    known = screened(store, scale, method)
+    return len(known) >= len(points(GRIDS[method])) and not widening(GRIDS[method], known)
+
+
+def _finalists_expected(store: Store, scale: Scale, method: str) -> int:
+    done = _screening_done(store, scale, method)
+    return len(finalists(store, scale, method)) if done else FINALISTS + 1
+
+
 def selected(store: Store, scale: Scale) -> dict[str, Point]:
     """Return each method's values of least mean validation loss at the last stage, where that stage is complete."""
     result = {}
@@ -247,9 +257,7 @@ def selected(store: Store, scale: Scale) -> dict[str, Point]:
             if len(losses) < len(points(GRIDS[method])):
                 continue
         else:
-            if len(screened(store, scale, method)) < len(points(GRIDS[method])) or widening(
-                GRIDS[method], screened(store, scale, method)
-            ):
+            if not _screening_done(store, scale, method):
                 continue
             losses = {
                 values: validation_loss(store, scale, method, values, scale.final_epochs)
@@ -287,6 +295,7 @@ def queue(scale: Scale, store: Store) -> Iterator[Phase]:
         yield Phase(
             "cross-validation, second stage",
             [config for method, values in final for config in folds(scale, method, values, scale.final_epochs or 0)],
+            planned=scale.folds * sum(_finalists_expected(store, scale, method) for method in scale.methods),
         )
     ours = {method: rule(method, *values) for method, values in selected(store, scale).items()}
     again = {method: own for method, own in ours.items() if own != SELECTED[method]}
