@@ -855,7 +855,7 @@ def test_the_answer_of_an_empty_store_has_every_row(records: Records) -> None:
     (interaction,) = (own for text, own in table.items() if text.startswith("**batch normalization**"))
     assert interaction == ["not run", "", f"[{OPEN}](claims.md)"]
     assert len(table) == len(EXPLANATIONS) + 2  # and the head
-    assert "learning rate not decided yet; at most 0 of 3 seeds" in answer
+    assert "learning rate not decided yet;\nat most 0 of 3 seeds" in answer
     assert "Not measured yet." in answer
     assert answer.endswith("## What has not been run\n\nNothing.\n")
 

@@ -10,6 +10,7 @@ import pandas as pd
 from varred.claims import Verdict
 from varred.config import Config
 from varred.contrasts import Contrast, Value
+from varred.experiments import progress
 from varred.experiments.comparison import Comparison, Normalization, Scale
 from varred.record import Run
 from varred.runs import Store
@@ -18,25 +19,10 @@ from varred.timing import estimate
 
 
 def recorded(phases: Sequence[Phase], store: Store) -> pd.DataFrame:
-    """Return how many of each phase's runs have a record: what is not there is named, not hidden.
-
-    Phases of one name are one row; a run that two phases ask for counts in both.
-    """
-    there: dict[str, dict[str, bool]] = {}
-    planned: dict[str, int] = {}
-    for phase in phases:
-        missing = {config.identity for config in store.missing(phase.configs, phase.observation)}
-        own = there.setdefault(phase.name, {})
-        own.update({c.identity: c.identity not in missing for c in phase.configs})
-        planned[phase.name] = max(len(own), phase.planned or 0)
+    """Return how many of each phase's runs have a record: what is not there is named, not hidden."""
     rows = [
-        {
-            "runs": name,
-            "planned": planned[name],
-            "recorded": sum(own.values()),
-            "missing": planned[name] - sum(own.values()),
-        }
-        for name, own in there.items()
+        {"runs": name, "planned": planned, "recorded": there, "missing": planned - there}
+        for name, (planned, there) in progress(phases, store).items()
     ]
     return pd.DataFrame(rows).set_index("runs")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from varred.claims import deficit as judges
 from varred.claims.verdict import Verdict
 from varred.contrasts import Contrast
-from varred.experiments import deficit
+from varred.experiments import deficit, progress
 from varred.experiments.comparison import NORMALIZATIONS, RESNET18, Normalization
 from varred.record import Noise
 from varred.runs import Store
@@ -74,12 +74,8 @@ def _missing(store: Store, phases: Mapping[str, Sequence[Phase]]) -> list[str]:
     """Return what is missing, a line a chapter."""
     lines = []
     for chapter, own in phases.items():
-        parts = []
-        for name, phase in {phase.name: phase for phase in own}.items():
-            undecided = max(0, (phase.planned or 0) - len(phase.configs))
-            count = undecided + len(store.missing(phase.configs, phase.observation))
-            if count:
-                parts.append(f"{name}: {count}")
+        counts = progress(own, store)
+        parts = [f"{name}: {planned - there}" for name, (planned, there) in counts.items() if planned > there]
         if parts:
             lines.append(f"{{doc}}`chapters/{chapter}`: " + "; ".join(parts))
     return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from varred.experiments import deficit, lenet_mnist, metainit_cifar100
 from varred.experiments.comparison import RESNET18, RESNET101
@@ -28,3 +28,18 @@ def queue(chapter: str, preset: str, store: Store) -> Iterator[Phase]:
     if chapter not in CHAPTERS:
         raise ValueError(f"chapter {chapter!r} has no runs: choose one of {', '.join(CHAPTERS)}")
     return CHAPTERS[chapter](preset, store)
+
+
+def progress(phases: Iterable[Phase], store: Store) -> dict[str, tuple[int, int]]:
+    """Return how many runs each phase plans and how many of them have a record, by the phase's name.
+
+    Phases of one name count together; a run that two phases ask for counts in both.
+    """
+    there: dict[str, dict[str, bool]] = {}
+    planned: dict[str, int] = {}
+    for phase in phases:
+        missing = {config.identity for config in store.missing(phase.configs, phase.observation)}
+        own = there.setdefault(phase.name, {})
+        own.update({config.identity: config.identity not in missing for config in phase.configs})
+        planned[phase.name] = max(len(own), phase.planned or 0)
+    return {name: (planned[name], sum(own.values())) for name, own in there.items()}
