@@ -871,7 +871,7 @@ def test_the_answer_says_what_is_not_run_and_marks_what_is_significant(records: 
     assert verdict == f"[{HOLDS}](claims.md)"
     for beginning in EXPLANATIONS.keys() - {judges.SOURCE}:
         assert table[explanation(beginning)][:2] == ["not run", "not run"]
-    assert "learning rate 0.01 with BN, 0.005 without BN; at most 3 of 3 seeds" in answer
+    assert "learning rate 0.01 with BN, 0.005 without BN;\nat most 3 of 3 seeds" in answer
 
 
 def test_the_answer_of_one_seed_has_means_alone(records: Records) -> None:
