@@ -16,7 +16,7 @@ from torch import nn
 from varred import data
 from varred.config import Config, Execution, Rule, SVRGRule, TorchvisionModel
 from varred.contrasts import Contrast, block_model, holm, paired
-from varred.experiments import deficit
+from varred.experiments import deficit, lenet_mnist
 from varred.experiments.comparison import (
     METHODS,
     NORMALIZATIONS,
@@ -92,6 +92,22 @@ def test_a_joint_grid_is_widened_in_the_edges_dimension_alone() -> None:
     corner = {(x, y): -y - x for x in AXIS.values for y in other.values}
     assert widening([AXIS, other], corner) == [(4.0, 30.0), (3.0, 40.0)]
     assert widening([AXIS, other], {**inside, (4.0, 20.0): math.inf}) == []
+
+
+@pytest.mark.parametrize(
+    ("best", "asked"),
+    [
+        ((1e5, 0.1), [[(1e4, 0.1)], [(1e5, 0.1)]]),
+        ((1e4, 0.1), [[(1e4, 0.1)], [(1e5, 0.1)]]),
+        ((10.0, 1e-5), [[(10.0, 1e-4)], [(10.0, 1e-5)]]),
+        ((10.0, 0.1), []),
+    ],
+)
+def test_storms_joint_grid_is_widened_along_one_axis_at_every_step(best: Point, asked: list[list[Point]]) -> None:
+    def loss(point: Point) -> float:
+        return sum(abs(math.log10(x / y)) for x, y in zip(point, best, strict=True))
+
+    assert walk(lenet_mnist.GRIDS["STORM"], loss) == asked
 
 
 def search(axis: Axis, loss: Callable[[float], float]) -> tuple[float, list[list[float]]]:
