@@ -457,6 +457,12 @@ def test_no_initialization_is_torchs_own() -> None:
         ({"preset": "huge"}, "preset must be one of smoke, cpu, paper, got 'huge'"),
         ({"methods": ["Adagrad"]}, "methods must be among SGD, Adam, SVRG, got 'Adagrad'"),
         ({"methods": []}, "methods must name at least one of SGD, Adam, SVRG, got none"),
+        ({"preset": [1]}, "preset must be one of smoke, cpu, paper, got [1]"),
+        ({"methods": 5}, "methods must be a list of names among SGD, Adam, SVRG, got 5"),
+        ({"methods": "SGD"}, "methods must be a list of names among SGD, Adam, SVRG, got 'SGD'"),
+        ({"methods": [["SGD"]]}, "methods must be among SGD, Adam, SVRG, got ['SGD']"),
+        ({"seeds": 5}, "seeds must be a list of whole numbers from 0, got 5"),
+        ({"seeds": [1, 2, 1]}, "seeds must differ from one another, got [1, 2, 1]"),  # one record is not two seeds
         ({"seeds": [1, -1]}, "seeds must be whole numbers from 0, got -1"),
         ({"epochs": -1}, "epochs must be a whole number from 0 (0: the preset's own), got -1"),
         ({"width": -1}, "width must be a whole number from 0 (0: the preset's own), got -1"),
