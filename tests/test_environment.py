@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from varred import claims, experiments, runs, timing
+from varred.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -82,20 +83,52 @@ def test_importing_the_optimizers_loads_torch_and_nothing_heavy_else() -> None:
     assert {name.split(".")[0] for name in added} <= {"varred", "torch"}
 
 
-def test_bad_command_lines_give_one_line(tmp_path: Path) -> None:
-    for arguments, message in (
-        (["train", "99-nothing"], "has no runs: choose one of"),
-        (["train", "12-lenet-mnist", "--preset", "huge"], "preset must be one of smoke, cpu, paper, got 'huge'"),
-        (["train", "12-lenet-mnist", "--preset", "smoke", "--jobs", "0"], "jobs must be at least 1, got 0"),
-        (["train", "12-lenet-mnist", "--preset", "smoke", "--device", "tpu"], "got 'tpu'"),
-    ):
-        folder = ["--folder", str(tmp_path)] if arguments[0] == "train" else []
-        done = subprocess.run(
-            [sys.executable, "-m", "varred", *arguments, *folder], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 2
-        assert message in done.stderr.strip().split("\n")[-1]
-        assert "Traceback" not in done.stderr
+def varred(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """The status of a command line."""
+    monkeypatch.setattr(sys, "argv", ["varred", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train 99-nothing", "chapter '99-nothing' has no runs: choose one of 12-lenet-mnist, "),
+        ("train 12-lenet-mnist --preset huge", "preset must be one of smoke, cpu, paper, got 'huge'"),
+        ("train 12-lenet-mnist --preset smoke --jobs 0", "jobs must be at least 1, got 0"),
+        ("train 12-lenet-mnist --preset smoke --device tpu", "device: Input should be 'auto', 'cpu', 'cuda' or 'mps'"),
+        ("train --jobs abc", "Invalid value for '--jobs': "),
+        ("train", "Missing argument 'chapter'."),
+        ("trian", "No such command 'trian'."),
+        ("verify --count -1", "Invalid value for '--count': "),
+    ],
+)
+def test_bad_command_lines_give_one_line_and_status_2(
+    arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert varred(monkeypatch, *arguments.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"varred: {message}")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_an_interrupt_is_one_line_and_says_that_records_are_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("varred.__main__.work_through", interrupted)
+    assert varred(monkeypatch, "train", "12-lenet-mnist", "--preset", "smoke") == 130
+    assert capsys.readouterr().err == "varred: stopped; what has been recorded is kept, start again to go on\n"
+
+
+def test_the_module_runs_and_help_is_no_error() -> None:
+    done = subprocess.run([sys.executable, "-m", "varred", "--help"], capture_output=True, text=True, check=True)
+    assert "train" in done.stdout
+    assert done.stderr == ""
 
 
 def test_every_claim_has_a_judge_and_the_page_is_computed() -> None:
