@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -37,6 +38,19 @@ def test_every_dependency_is_pinned_within_its_bounds(text: str) -> None:
     pinned = pins()
     assert canonicalize_name(requirement.name) in pinned, "run make constraints"
     assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_package_depends_on_what_it_imports() -> None:
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "src" / "varred").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    named += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    imported = {name.split(".")[0] for name in named} - sys.stdlib_module_names - {"varred"}
+    distributions = {"PIL": "pillow", "yaml": "pyyaml", "cycler": "matplotlib"}  # the last comes with matplotlib
+    needed = {
+        distributions.get(name, name) for name in imported - {"distributed", "matplotlib_inline"}
+    }
+    assert needed == {Requirement(text).name for text in PROJECT["dependencies"]}
 
 
 def test_conda_users_get_the_same() -> None:
