@@ -47,9 +47,7 @@ def test_the_package_depends_on_what_it_imports() -> None:
     named += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
     imported = {name.split(".")[0] for name in named} - sys.stdlib_module_names - {"varred"}
     distributions = {"PIL": "pillow", "yaml": "pyyaml", "cycler": "matplotlib"}  # the last comes with matplotlib
-    needed = {
-        distributions.get(name, name) for name in imported - {"distributed", "matplotlib_inline"}
-    }
+    needed = {distributions.get(name, name) for name in imported - {"distributed", "matplotlib_inline"}}
     assert needed == {Requirement(text).name for text in PROJECT["dependencies"]}
 
 
