@@ -27,6 +27,7 @@ from varred.experiments.comparison import (
     Normalization,
 )
 from varred.experiments.grid import Axis, Point, bracket, points, widening
+from varred.optim import SVRG
 from varred.record import Divergence, Run
 from varred.runs import Store, verify
 from varred.train import Trainer, build_model, gradient_computations, train
@@ -475,15 +476,44 @@ def test_a_bad_parameter_of_a_chapter_gives_one_line(arguments: dict[str, Any], 
     assert str(caught.value) == message
 
 
-def test_torchvision_refuses_what_it_does_not_have() -> None:
+@pytest.fixture
+def torchvision() -> None:
     try:
         import torchvision.models  # noqa: F401
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"torchvision does not import here: {error}")
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_torchvision_refuses_what_it_does_not_have() -> None:
     with pytest.raises(ValueError, match="torchvision has no classifier 'resnet19'"):
         TorchvisionModel(name="torchvision", architecture="resnet19").build((3, 32, 32), 10)
     with pytest.raises(ValueError, match="take 3 channels, the images have 1"):
         TorchvisionModel(name="torchvision", architecture="resnet18").build((1, 28, 28), 10)
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize("rule", [SGD, {"name": "svrg", "base": SGD}], ids=["SGD", "SVRG"])
+def test_a_network_of_torchvision_trains_through_the_config(rule: dict[str, Any]) -> None:
+    from torchvision.models import resnet18
+
+    config = small(model={"name": "torchvision", "architecture": "resnet18"}, optimizer=rule, batch_size=8)
+    trainer = Trainer(config, CPU)
+    with torch.random.fork_rng():
+        torch.manual_seed(data.derived_seed(0, "weights"))
+        literal = resnet18(num_classes=10)
+    trainer.model.train()
+    literal.train()
+    trainer.snapshot(0)
+    batch = next(trainer.batches(0))
+    loss = trainer.step(batch)
+    expected = nn.functional.cross_entropy(literal(batch.inputs), batch.targets)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    svrg = trainer.optimizer if isinstance(trainer.optimizer, SVRG) else None  # at its snapshot the estimate is mu
+    directions = svrg.full_gradient if svrg else [p.grad for p in literal.parameters()]
+    pairs = zip(trainer.model.parameters(), literal.parameters(), directions, strict=True)
+    assert all(torch.allclose(ours - theirs, -0.01 * v, rtol=1e-3, atol=1e-6) for ours, theirs, v in pairs)
 
 
 def test_a_difference_without_a_p_value_is_never_significant() -> None:

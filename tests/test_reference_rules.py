@@ -1,4 +1,4 @@
-"""The book's from-scratch rules: torch's where torch has them, else by an identity; beside each a false variant that is not."""
+"""From-scratch rules are torch's where torch has them; each check has a named false variant that it tells apart."""
 
 from __future__ import annotations
 
