@@ -86,7 +86,9 @@ def test_the_wheel_holds_the_package_alone_and_runs_outside_the_clone(tmp_path: 
         "assert module.__file__.startswith(sys.argv[2]), module.__file__; "
         "result = doctest.testmod(module); assert result.attempted and not result.failed; print('ok')"
     )
-    done = subprocess.run([python, "-c", code, site, target], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [python, "-I", "-c", code, site, target], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.stdout.strip() == "ok", done.stderr
 
 
