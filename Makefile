@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 CHAPTER ?=
 PRESET ?=
 PARAMS ?=
+RENDERED := _build/site/.rendered
+PAGES := _config.yml _toc.yml book/build.py $(wildcard book/*.md book/*.bib book/_static/* book/text/*.md book/chapters/*.ipynb)
+export PARAMS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help book test unit smoke site run chapters student bench verify lint constraints clean
@@ -43,12 +46,15 @@ smoke: $(STAMP)
 		rm -rf .varred/smoke; $(BIN)/python book/build.py run $$chapter --preset smoke || exit 1; \
 	done
 
-site: $(STAMP)
-	test -d _build/site/_build/html || $(BIN)/python book/build.py render
+$(RENDERED): $(STAMP) $(PAGES)
+	$(BIN)/python book/build.py render
+
+site: $(RENDERED)
 	$(BIN)/python -m pytest tests/test_site.py
 
+# The shell gets PARAMS from the environment: written into the line, its quotes and brackets would be the shell's.
 run: $(STAMP)
-	@$(BIN)/python book/build.py run $(CHAPTER) $(if $(PRESET),--preset $(PRESET)) $(foreach p,$(PARAMS),-p '$(p)')
+	@$(BIN)/python book/build.py run $(CHAPTER) $(if $(PRESET),--preset $(PRESET)) $(if $(PARAMS),-p "$$PARAMS")
 
 chapters: $(STAMP)
 	$(BIN)/python book/build.py chapters

@@ -84,6 +84,7 @@ def config(rule: dict[str, Any], **changes: Any) -> Config:
 
 
 SVRG_RULE = {"name": "svrg", "base": {"name": "sgd", "learning_rate": 0.01}, "snapshot": {"batch_size": 160}}
+SAME_BATCHES = {**SVRG_RULE, "snapshot": {}}  # for batch normalization: the snapshot's batches are the step's
 STORM_RULE = {"name": "storm", "k": 0.1, "c": 100.0, "granularity": "tensor"}
 SGD_RULE = {"name": "sgd", "learning_rate": 0.01}
 
@@ -132,8 +133,7 @@ RESNET = {
 
 
 def svrg_resnet_epoch() -> tuple[float, float, float]:
-    rule = {**SVRG_RULE, "snapshot": {}}  # batch normalization: the snapshot's batches are the step's
-    trainer, plain = Trainer(config(rule, **RESNET)), Trainer(config(SGD_RULE, **RESNET))
+    trainer, plain = Trainer(config(SAME_BATCHES, **RESNET)), Trainer(config(SGD_RULE, **RESNET))
     trainer.model.train()
     plain.model.train()
 
@@ -146,7 +146,7 @@ def svrg_resnet_epoch() -> tuple[float, float, float]:
 
 
 def noise_measurement() -> tuple[float, float, float]:
-    trainer, plain = Trainer(config(SVRG_RULE, **RESNET)), Trainer(config(SGD_RULE, **RESNET))
+    trainer, plain = Trainer(config(SAME_BATCHES, **RESNET)), Trainer(config(SGD_RULE, **RESNET))
     for own in (trainer, plain):
         own.model.train()
     svrg = trainer.optimizer
@@ -168,7 +168,7 @@ def noise_measurement() -> tuple[float, float, float]:
 
 def buffers_reset() -> tuple[float, float, float]:
     """Saving and restoring batch normalization's statistics and the random state, over a step of SVRG."""
-    trainer = Trainer(config(SVRG_RULE, **RESNET))
+    trainer = Trainer(config(SAME_BATCHES, **RESNET))
     trainer.model.train()
     trainer.snapshot(0)
     batch = next(trainer.batches(0))
@@ -184,7 +184,7 @@ def buffers_reset() -> tuple[float, float, float]:
 def transient_memory() -> tuple[float, float, float]:
     """Peak of an SVRG step above plain SGD's, in copies of the parameters, on a network with few activations."""
 
-    def peak(rule: dict[str, Any]) -> int:
+    def peak(rule: dict[str, Any]) -> float:
         model = {"name": "mlp", "hidden": (1500, 1500)}
         trainer = Trainer(config(rule, model=model, batch_size=4, data={"name": "mnist", "size": "sample"}))
         trainer.model.train()
@@ -198,9 +198,9 @@ def transient_memory() -> tuple[float, float, float]:
         for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
             level += event.nbytes()
             highest = max(highest, level)
-        return highest // sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+        return highest / sum(p.numel() * p.element_size() for p in trainer.model.parameters())
 
-    copies = float(peak({**SVRG_RULE, "snapshot": {}}) - peak(SGD_RULE))
+    copies = peak(SAME_BATCHES) - peak(SGD_RULE)
     return copies, copies, copies
 
 
@@ -269,11 +269,11 @@ def augmentation() -> tuple[float, float, float]:
     from torchvision import transforms
 
     sample = data.load("cifar10", "sample").train_inputs
-    padded = functional.pad(sample, (4, 4, 4, 4)).float().permute(0, 2, 3, 1).contiguous().to(DEVICE)
+    padded = functional.pad(sample, (data.PAD,) * 4).float().permute(0, 2, 3, 1).contiguous().to(DEVICE)
     order = torch.randperm(len(sample)).to(DEVICE)
     chain = transforms.Compose(
         [
-            transforms.RandomCrop(32, padding=4),
+            transforms.RandomCrop(32, padding=data.PAD),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize((0.5,) * 3, (0.25,) * 3),
@@ -328,7 +328,13 @@ MEASUREMENTS: dict[str, tuple[Callable[[], tuple[float, float, float]], str, flo
 def main() -> None:
     os.environ["TQDM_DISABLE"] = "1"
     path = ROOT / "book" / "results" / "times" / "bench.json"
-    earlier = {row["what"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
+    earlier = {row["what"]: row for row in json.loads(path.read_text())} if path.exists() else {}
+    machine = {
+        "device": device_name(DEVICE),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     rows = []
     for name, (measure, sense, bound) in MEASUREMENTS.items():
         try:
@@ -342,14 +348,15 @@ def main() -> None:
         met = middle <= bound if sense == "at most" else middle >= bound
         limit = f"{sense} {bound}"
         row = {"what": name, "ratio": middle, "least": low, "largest": high, "bound": limit, "met": met}
-        rows.append({**row, "torch": torch.__version__})
+        rows.append({**row, "machine": machine})
         print(
             f"{name:70s} {middle:6.3f} [{low:.3f}, {high:.3f}]  {limit}: {'met' if met else 'NOT MET'}",
             flush=True,
         )
-    machine = {"device": device_name(DEVICE), "cores": os.cpu_count(), "python": platform.python_version()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(rows, indent=1) + "\n")
+    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ import jupytext
 import nbformat
 import typer
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 ROOT = Path(os.environ.get("VARRED_ROOT", Path(__file__).resolve().parents[1]))
 TEXT, CHAPTERS, BUILD = ROOT / "book" / "text", ROOT / "book" / "chapters", ROOT / "_build"
 
@@ -125,11 +126,15 @@ def chapters(
 
 @app.command()
 def render(jobs: int = 2) -> None:
-    """Execute every chapter into _build and render the HTML book there; nothing outside _build changes."""
-    executed = BUILD / "executed"
-    execute_all(names(), executed, jobs)
-    site = BUILD / "site"
+    """Execute every chapter into _build and render the HTML book there; nothing outside _build changes.
+
+    A site that was rendered without a problem holds a file .rendered with the date of the beginning, by which make
+    knows what has changed since.
+    """
+    began = time.time()
+    executed, site = BUILD / "executed", BUILD / "site"
     shutil.rmtree(site, ignore_errors=True)
+    execute_all(names(), executed, jobs)
     (site / "book" / "chapters").mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, site)
@@ -157,6 +162,8 @@ def render(jobs: int = 2) -> None:
     scripts = r"\n *<script[^>]*>const THEBE_JS_URL.*?</script>|\n *<script[^>]*sphinx-thebe\.js[^>]*></script>"
     for page in html.rglob("*.html"):
         page.write_text(re.sub(scripts, "", page.read_text()))
+    (site / ".rendered").touch()
+    os.utime(site / ".rendered", (began, began))
     print(f"the book is {html / 'index.html'}")
 
 
@@ -164,7 +171,9 @@ def render(jobs: int = 2) -> None:
 def run(
     chapter: Annotated[str, typer.Argument(help="for example 12-lenet-mnist")],
     preset: Annotated[str, typer.Option(help="smoke, cpu or paper; experiment chapters only")] = "",
-    parameter: Annotated[list[str] | None, typer.Option("-p", help="NAME=VALUE, VALUE a Python literal")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", help="NAME=VALUE, VALUE a Python literal; several with blanks between")
+    ] = None,
 ) -> None:
     """Check the parameters, print the papermill line, execute a chapter with them, training what is missing."""
     _known([chapter])
@@ -172,7 +181,7 @@ def run(
     values = _values(chapter, defaults, preset, parameter or [])
     target = BUILD / "run" / f"{chapter}{'.' + preset if preset else ''}.ipynb"
     shown = " ".join(
-        f"-p {name} {value}" if not isinstance(value, list) else f"-y '{name}: {value}'"
+        f"-p {name} {value}" if not isinstance(value, list) else f"-y '{name}: {json.dumps(value)}'"
         for name, value in values.items()
     )
     print(f"jupytext --to ipynb -o {chapter}.ipynb book/text/{chapter}.md")
@@ -184,7 +193,7 @@ def run(
 
 
 def _values(chapter: str, defaults: dict[str, Any], preset: str, given: list[str]) -> dict[str, Any]:
-    pairs = [item.partition("=") for item in given]
+    pairs = [part.partition("=") for item in given for part in re.split(r"\s+(?=\w+=)", item.strip())]
     values: dict[str, Any] = {}
     for name, equals, text in pairs:
         if not equals:
@@ -238,5 +247,14 @@ def _fail(message: str) -> typer.Exit:
     return typer.Exit(2)
 
 
+def main() -> None:
+    """Run the command line; a usage error is one line and status 2."""
+    try:
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.TyperException as error:
+        status = _fail(error.format_message()).exit_code
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -1,8 +1,9 @@
-"""The book's command line: bad parameters are one line, papermill's line is shown, solutions can be left out."""
+"""The book's command line and make: bad usage is one line, papermill's line is shown, a site is never an old one."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-BUILD = Path(__file__).parents[1] / "book" / "build.py"
+ROOT = Path(__file__).parents[1]
+BUILD = ROOT / "book" / "build.py"
 TEXT = """---
 jupytext:
   text_representation:
@@ -70,9 +72,11 @@ def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (("run", "01-a", "-p", "count=three"), "count must be of type int (default 3), got 'three'"),
         (("run", "01-a", "-p", "count"), "'count' is not of the form NAME=VALUE"),
         (("run", "01-a", "-p", "rate=-1"), "ValueError: rate must not be negative, got -1.0"),
+        (("run",), "Missing argument 'chapter'."),
+        (("rnu",), "No such command 'rnu'. Did you mean 'run'?"),
     ],
 )
-def test_bad_parameters_are_one_line_and_status_2(root: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_bad_usage_is_one_line_and_status_2(root: Path, arguments: tuple[str, ...], message: str) -> None:
     done = call(root, *arguments)
     assert done.returncode == 2
     assert done.stderr.strip() == message
@@ -81,10 +85,79 @@ def test_bad_parameters_are_one_line_and_status_2(root: Path, arguments: tuple[s
 def test_good_parameters_reach_the_notebook_with_their_types(root: Path) -> None:
     done = call(root, "run", "01-a", "--preset", "smoke", "-p", "rate=1e-3", "-p", "names=['b','c']")
     assert done.returncode == 0, done.stderr
-    assert "papermill 01-a.ipynb out.ipynb -p rate 0.001 -y 'names: ['b', 'c']' -p preset smoke" in done.stdout
+    assert """papermill 01-a.ipynb out.ipynb -p rate 0.001 -y 'names: ["b", "c"]' -p preset smoke""" in done.stdout
     notebook = nbformat.read(root / "_build" / "run" / "01-a.smoke.ipynb", as_version=4)
     outputs = [output.text for cell in notebook.cells for output in cell.get("outputs", [])]
     assert outputs[0] == "smoke 0.001 3 ['b', 'c']\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("run", "--help")])
+def test_help_is_no_error(root: Path, arguments: tuple[str, ...]) -> None:
+    done = call(root, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> str:
+    """Variables with which make takes this environment for its own, and finds nothing to install."""
+    stamp = tmp_path / "installed"
+    stamp.touch()
+    return f"-C {ROOT} BIN={Path(sys.executable).parent} STAMP={stamp}"
+
+
+@needs_make
+def test_the_documented_make_run_line_gives_its_parameters_to_papermill(root: Path, settings: str) -> None:
+    text = (ROOT / "book" / "rerun.md").read_text()
+    (line,) = (line for line in text.split("\n") if line.startswith("make run") and "PARAMS" in line)
+    more = 'names = ["a"]\nmethods = ["Adam"]\nseeds = []\ntrain = False'
+    (root / "book" / "text" / "12-lenet-mnist.md").write_text(TEXT.replace('names = ["a"]', more))
+    environment = {**os.environ, "VARRED_ROOT": str(root)}
+    done = subprocess.run(
+        f"{line} {settings}", shell=True, capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    options = """-y 'seeds: [1, 2]' -y 'methods: ["SGD", "SVRG"]' -p preset cpu -p train True"""
+    assert f"papermill 12-lenet-mnist.ipynb out.ipynb {options}\n" in done.stdout
+
+
+def test_a_failed_render_leaves_no_site(root: Path) -> None:
+    text = root / "book" / "text" / "01-a.md"
+    text.write_text(text.read_text().replace("rate = 0.1", "rate = -1"))
+    rendered = root / "_build" / "site" / ".rendered"
+    rendered.parent.mkdir(parents=True)
+    rendered.touch()
+    assert call(root, "render").returncode == 1
+    assert not rendered.exists()
+
+
+@needs_make
+@pytest.mark.parametrize(
+    "source",
+    [
+        "_toc.yml",
+        "_config.yml",
+        "book/index.md",
+        "book/references.bib",
+        "book/text/08-svrg.md",
+        "book/chapters/08-svrg.ipynb",
+        "book/_static/book.css",
+    ],
+)
+def test_make_renders_again_what_has_changed(tmp_path: Path, settings: str, source: str) -> None:
+    rendered = tmp_path / "rendered"
+    rendered.touch()
+
+    def plan(*changed: str) -> str:
+        command = ["make", *settings.split(), f"RENDERED={rendered}", "--dry-run", *changed, "site"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "tests/test_site.py" in plan()
+    assert "build.py render" not in plan()
+    assert "build.py render" in plan("--what-if", source)
 
 
 def test_the_student_edition_has_no_solutions(root: Path) -> None:

@@ -63,6 +63,41 @@ def test_a_bad_archive_gives_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "\n" not in str(caught.value)
 
 
+def arrays(shape: tuple[int, ...], labels: int | None = None, kind: str = "uint8") -> dict[str, np.ndarray]:
+    images = np.zeros(shape, kind)
+    return {"x": images, "y": np.zeros(len(images) if labels is None else labels, np.int64)}
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "bad", "expected"),
+    [
+        ("cifar10", "train", arrays((6, 32, 32)), "x_train as uint8 of shape \\(n, 32, 32, 3\\)"),
+        ("cifar100", "test", arrays((6, 3, 32, 32)), "x_test as uint8 of shape \\(n, 32, 32, 3\\)"),
+        ("mnist", "train", arrays((6, 32, 32)), "x_train as uint8 of shape \\(n, 28, 28\\)"),
+        ("mnist", "test", arrays((6, 28, 28), kind="float32"), "x_test as uint8"),
+        ("mnist", "train", arrays((6, 28, 28), labels=5), "y_train as integers of shape \\(n,\\)"),
+    ],
+    ids=["channels missing", "channels first", "too large", "floats", "labels missing"],
+)
+def test_an_archive_of_another_shape_is_named_with_the_one_expected(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: data.Name,
+    part: str,
+    bad: dict[str, np.ndarray],
+    expected: str,
+) -> None:
+    good = arrays((6, 28, 28) if name == "mnist" else (6, 32, 32, 3))
+    parts = {"train": good, "test": good, part: bad}
+    path = tmp_path / f"{name}.npz"
+    np.savez(path, **{f"{key}_{own}": values for own, both in parts.items() for key, values in both.items()})
+    monkeypatch.setenv("VARRED_DATA", str(tmp_path))
+    with pytest.raises(data.DataError, match=expected) as caught:
+        data.load(name)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def _no_network(*_: object) -> None:
     raise OSError("no route to host")
 
@@ -102,7 +137,7 @@ def test_draws_depend_on_their_arguments_alone() -> None:
 
 def test_augmentation_equals_cropping_and_flipping_one_by_one() -> None:
     images = torch.rand(20, 3, 32, 32)
-    padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
+    padded = torch.nn.functional.pad(images, (data.PAD,) * 4)
     draw = data.Augmentation.draw(20, seed=0, epoch=0)
     order = torch.randperm(20)[:7]
     fast = draw.apply(padded.permute(0, 2, 3, 1).contiguous(), order, 32)
@@ -112,7 +147,7 @@ def test_augmentation_equals_cropping_and_flipping_one_by_one() -> None:
         assert torch.equal(fast[place], crop.flip(2) if draw.flips[i] else crop)
     assert draw.flips.any()
     assert not draw.flips.all()
-    assert {int(draw.rows.min()), int(draw.rows.max())} <= set(range(9))
+    assert {int(draw.rows.min()), int(draw.rows.max())} <= set(range(2 * data.PAD + 1))
 
 
 def test_batches_know_their_sizes_and_cover_the_epoch() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,6 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from varred import claims, experiments, runs, timing
+from varred.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -35,6 +38,17 @@ def test_every_dependency_is_pinned_within_its_bounds(text: str) -> None:
     pinned = pins()
     assert canonicalize_name(requirement.name) in pinned, "run make constraints"
     assert pinned[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_the_package_depends_on_what_it_imports() -> None:
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "src" / "varred").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    named += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    imported = {name.split(".")[0] for name in named} - sys.stdlib_module_names - {"varred"}
+    distributions = {"PIL": "pillow", "yaml": "pyyaml", "cycler": "matplotlib"}  # the last comes with matplotlib
+    needed = {distributions.get(name, name) for name in imported - {"distributed", "matplotlib_inline"}}
+    assert needed == {Requirement(text).name for text in PROJECT["dependencies"]}
 
 
 def test_conda_users_get_the_same() -> None:
@@ -72,7 +86,9 @@ def test_the_wheel_holds_the_package_alone_and_runs_outside_the_clone(tmp_path: 
         "assert module.__file__.startswith(sys.argv[2]), module.__file__; "
         "result = doctest.testmod(module); assert result.attempted and not result.failed; print('ok')"
     )
-    done = subprocess.run([python, "-c", code, site, target], capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [python, "-I", "-c", code, site, target], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert done.stdout.strip() == "ok", done.stderr
 
 
@@ -82,20 +98,52 @@ def test_importing_the_optimizers_loads_torch_and_nothing_heavy_else() -> None:
     assert {name.split(".")[0] for name in added} <= {"varred", "torch"}
 
 
-def test_bad_command_lines_give_one_line(tmp_path: Path) -> None:
-    for arguments, message in (
-        (["train", "99-nothing"], "has no runs: choose one of"),
-        (["train", "12-lenet-mnist", "--preset", "huge"], "preset must be one of smoke, cpu, paper, got 'huge'"),
-        (["train", "12-lenet-mnist", "--preset", "smoke", "--jobs", "0"], "jobs must be at least 1, got 0"),
-        (["train", "12-lenet-mnist", "--preset", "smoke", "--device", "tpu"], "got 'tpu'"),
-    ):
-        folder = ["--folder", str(tmp_path)] if arguments[0] == "train" else []
-        done = subprocess.run(
-            [sys.executable, "-m", "varred", *arguments, *folder], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 2
-        assert message in done.stderr.strip().split("\n")[-1]
-        assert "Traceback" not in done.stderr
+def varred(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """The status of a command line."""
+    monkeypatch.setattr(sys, "argv", ["varred", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train 99-nothing", "chapter '99-nothing' has no runs: choose one of 12-lenet-mnist, "),
+        ("train 12-lenet-mnist --preset huge", "preset must be one of smoke, cpu, paper, got 'huge'"),
+        ("train 12-lenet-mnist --preset smoke --jobs 0", "jobs must be at least 1, got 0"),
+        ("train 12-lenet-mnist --preset smoke --device tpu", "device: Input should be 'auto', 'cpu', 'cuda' or 'mps'"),
+        ("train --jobs abc", "Invalid value for '--jobs': "),
+        ("train", "Missing argument 'chapter'."),
+        ("trian", "No such command 'trian'."),
+        ("verify --count -1", "Invalid value for '--count': "),
+    ],
+)
+def test_bad_command_lines_give_one_line_and_status_2(
+    arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert varred(monkeypatch, *arguments.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"varred: {message}")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_an_interrupt_is_one_line_and_says_that_records_are_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("varred.__main__.work_through", interrupted)
+    assert varred(monkeypatch, "train", "12-lenet-mnist", "--preset", "smoke") == 130
+    assert capsys.readouterr().err == "varred: stopped; what has been recorded is kept, start again to go on\n"
+
+
+def test_the_module_runs_and_help_is_no_error() -> None:
+    done = subprocess.run([sys.executable, "-m", "varred", "--help"], capture_output=True, text=True, check=True)
+    assert "train" in done.stdout
+    assert done.stderr == ""
 
 
 def test_every_claim_has_a_judge_and_the_page_is_computed() -> None:
@@ -112,22 +160,34 @@ def test_every_claim_has_a_judge_and_the_page_is_computed() -> None:
     assert (ROOT / "book" / "bench.md").read_text() == timing.bench_page(bench), "run python -m varred pages"
 
 
-def test_criteria_were_committed_before_the_records_they_judge() -> None:
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
-        ).stdout.strip()
+def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
 
-    if not git("rev-parse", "HEAD") or git("rev-parse", "--is-shallow-repository") == "true":
-        pytest.skip("the history is not here")
+
+@pytest.fixture
+def history() -> None:
+    if shutil.which("git") is None or git("rev-parse", "--show-toplevel").stdout.strip() != str(ROOT.resolve()):
+        pytest.skip("this is no clone")
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("the clone is shallow: the history is not here")
+
+
+@pytest.mark.usefixtures("history")
+def test_records_are_trained_from_a_commit_of_this_history() -> None:
+    for run in runs.results("cpu").all():
+        commit = run.provenance.commit
+        assert re.fullmatch(r"[0-9a-f]{12}", commit), "records are trained from a clean commit"
+        found = git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0
+        assert found, f"{run.config.identity} is of commit {commit}, which is not in the history"
+
+
+@pytest.mark.usefixtures("history")
+def test_criteria_were_committed_before_the_records_they_judge() -> None:
     store, now = runs.results("cpu"), yaml.safe_load((ROOT / "book" / "claims.yml").read_text())
-    for run in store.all():
-        assert re.fullmatch(r"[0-9a-f]{12}", run.provenance.commit), "records are trained from a clean commit"
     for beginning, judged in claims.JUDGED.items():
         own = {name: claim for name, claim in now.items() if name.startswith(beginning)}
         assert own
         for commit in {run.provenance.commit for run in judged(store)}:
-            if git("cat-file", "-t", commit) == "commit":
-                then = yaml.safe_load(git("show", f"{commit}:book/claims.yml"))
-                assert own == {name: then.get(name) for name in own}
+            then = yaml.safe_load(git("show", f"{commit}:book/claims.yml").stdout)
+            assert own == {name: then.get(name) for name in own}
     assert {name for name in now if not name.startswith(tuple(claims.JUDGED))} == set()

@@ -16,7 +16,7 @@ from torch import nn
 from varred import data
 from varred.config import Config, Execution, Rule, SVRGRule, TorchvisionModel
 from varred.contrasts import Contrast, block_model, holm, paired
-from varred.experiments import deficit
+from varred.experiments import deficit, lenet_mnist
 from varred.experiments.comparison import (
     METHODS,
     NORMALIZATIONS,
@@ -27,6 +27,7 @@ from varred.experiments.comparison import (
     Normalization,
 )
 from varred.experiments.grid import Axis, Point, bracket, points, widening
+from varred.optim import SVRG
 from varred.record import Divergence, Run
 from varred.runs import Store, verify
 from varred.train import Trainer, build_model, gradient_computations, train
@@ -92,6 +93,22 @@ def test_a_joint_grid_is_widened_in_the_edges_dimension_alone() -> None:
     corner = {(x, y): -y - x for x in AXIS.values for y in other.values}
     assert widening([AXIS, other], corner) == [(4.0, 30.0), (3.0, 40.0)]
     assert widening([AXIS, other], {**inside, (4.0, 20.0): math.inf}) == []
+
+
+@pytest.mark.parametrize(
+    ("best", "asked"),
+    [
+        ((1e5, 0.1), [[(1e4, 0.1)], [(1e5, 0.1)]]),
+        ((1e4, 0.1), [[(1e4, 0.1)], [(1e5, 0.1)]]),
+        ((10.0, 1e-5), [[(10.0, 1e-4)], [(10.0, 1e-5)]]),
+        ((10.0, 0.1), []),
+    ],
+)
+def test_storms_joint_grid_is_widened_along_one_axis_at_every_step(best: Point, asked: list[list[Point]]) -> None:
+    def loss(point: Point) -> float:
+        return sum(abs(math.log10(x / y)) for x, y in zip(point, best, strict=True))
+
+    assert walk(lenet_mnist.GRIDS["STORM"], loss) == asked
 
 
 def search(axis: Axis, loss: Callable[[float], float]) -> tuple[float, list[list[float]]]:
@@ -460,6 +477,12 @@ def test_no_initialization_is_torchs_own() -> None:
         ({"preset": "huge"}, "preset must be one of smoke, cpu, paper, got 'huge'"),
         ({"methods": ["Adagrad"]}, "methods must be among SGD, Adam, SVRG, got 'Adagrad'"),
         ({"methods": []}, "methods must name at least one of SGD, Adam, SVRG, got none"),
+        ({"preset": [1]}, "preset must be one of smoke, cpu, paper, got [1]"),
+        ({"methods": 5}, "methods must be a list of names among SGD, Adam, SVRG, got 5"),
+        ({"methods": "SGD"}, "methods must be a list of names among SGD, Adam, SVRG, got 'SGD'"),
+        ({"methods": [["SGD"]]}, "methods must be among SGD, Adam, SVRG, got ['SGD']"),
+        ({"seeds": 5}, "seeds must be a list of whole numbers from 0, got 5"),
+        ({"seeds": [1, 2, 1]}, "seeds must differ from one another, got [1, 2, 1]"),  # one record is not two seeds
         ({"seeds": [1, -1]}, "seeds must be whole numbers from 0, got -1"),
         ({"epochs": -1}, "epochs must be a whole number from 0 (0: the preset's own), got -1"),
         ({"width": -1}, "width must be a whole number from 0 (0: the preset's own), got -1"),
@@ -472,15 +495,44 @@ def test_a_bad_parameter_of_a_chapter_gives_one_line(arguments: dict[str, Any], 
     assert str(caught.value) == message
 
 
-def test_torchvision_refuses_what_it_does_not_have() -> None:
+@pytest.fixture
+def torchvision() -> None:
     try:
         import torchvision.models  # noqa: F401
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"torchvision does not import here: {error}")
+
+
+@pytest.mark.usefixtures("torchvision")
+def test_torchvision_refuses_what_it_does_not_have() -> None:
     with pytest.raises(ValueError, match="torchvision has no classifier 'resnet19'"):
         TorchvisionModel(name="torchvision", architecture="resnet19").build((3, 32, 32), 10)
     with pytest.raises(ValueError, match="take 3 channels, the images have 1"):
         TorchvisionModel(name="torchvision", architecture="resnet18").build((1, 28, 28), 10)
+
+
+@pytest.mark.usefixtures("torchvision")
+@pytest.mark.parametrize("rule", [SGD, {"name": "svrg", "base": SGD}], ids=["SGD", "SVRG"])
+def test_a_network_of_torchvision_trains_through_the_config(rule: dict[str, Any]) -> None:
+    from torchvision.models import resnet18
+
+    config = small(model={"name": "torchvision", "architecture": "resnet18"}, optimizer=rule, batch_size=8)
+    trainer = Trainer(config, CPU)
+    with torch.random.fork_rng():
+        torch.manual_seed(data.derived_seed(0, "weights"))
+        literal = resnet18(num_classes=10)
+    trainer.model.train()
+    literal.train()
+    trainer.snapshot(0)
+    batch = next(trainer.batches(0))
+    loss = trainer.step(batch)
+    expected = nn.functional.cross_entropy(literal(batch.inputs), batch.targets)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    svrg = trainer.optimizer if isinstance(trainer.optimizer, SVRG) else None  # at its snapshot the estimate is mu
+    directions = svrg.full_gradient if svrg else [p.grad for p in literal.parameters()]
+    pairs = zip(trainer.model.parameters(), literal.parameters(), directions, strict=True)
+    assert all(torch.allclose(ours - theirs, -0.01 * v, rtol=1e-3, atol=1e-6) for ours, theirs, v in pairs)
 
 
 def test_a_difference_without_a_p_value_is_never_significant() -> None:

@@ -1,9 +1,9 @@
-"""The book's from-scratch rules are torch's, where conventions agree; each has a named false variant that is not."""
+"""From-scratch rules are torch's where torch has them; each check has a named false variant that it tells apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
@@ -108,3 +108,56 @@ def test_eps_inside_the_root_is_another_optimizer_where_gradients_are_tiny() -> 
     outside = reference.rmsprop(small, START, STEPS, 0.01)
     inside = reference.rmsprop(small, START, STEPS, 0.01, eps_inside=True)
     assert apart(inside, outside) > 0.1
+
+
+POINTS = torch.tensor([[1.0, 0.5], [-2.0, 1.0], [0.3, -1.5], [0.7, 2.0], [-0.4, 0.2]], dtype=torch.float64)
+ETA = 0.3
+
+
+def sample_gradient(w: Tensor, batch: tuple[int, ...]) -> Tensor:
+    """The mean gradient of log cosh <x_i, w> over a batch of 5 points."""
+    x = POINTS[list(batch)]
+    return (torch.tanh(x @ w)[:, None] * x).mean(0)
+
+
+def whole(w: Tensor) -> Tensor:
+    return sample_gradient(w, tuple(range(5)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_streaming_svrg_with_fresh_batches_is_unbiased_over_mega_batches(size: int) -> None:
+    """Over all mega-batches and inner draws the mean of v is the mean of grad F(w); SCSG's inner draws bias it."""
+    w = torch.tensor([0.8, -0.6], dtype=torch.float64)
+
+    def means(fresh: bool) -> tuple[Tensor, Tensor, Tensor]:
+        estimates, gradients = [], []
+        for mega in combinations(range(5), size):
+            for i in range(5) if fresh else mega:
+                inner = [
+                    (0,),
+                    (i,),
+                ]  # at the first step w is the snapshot: v is the mega-batch's mean whatever is drawn
+                path = reference.streaming_svrg(sample_gradient, w, [([(j,) for j in mega], inner)], ETA)
+                estimates.append(torch.stack([(a - b) / ETA for a, b in pairwise(path)]))
+                gradients.append(whole(path[1]))
+        first, second = torch.stack(estimates).mean(0)
+        return first, second, torch.stack(gradients).mean(0)
+
+    first, second, exact = means(fresh=True)
+    assert (first - whole(w)).abs().max() < 1e-15
+    assert (second - exact).abs().max() < 1e-15
+    assert (exact - whole(w)).abs().max() > 1e-2  # the point has moved
+    first, second, exact = means(fresh=False)
+    assert (first - whole(w)).abs().max() < 1e-15
+    assert (second - exact).abs().max() > 1e-3
+
+
+def test_streaming_svrg_whose_mega_batch_is_the_whole_set_is_svrg() -> None:
+    w = torch.tensor([0.8, -0.6], dtype=torch.float64)
+    orders = [[(i,) for i in torch.randperm(5, generator=torch.Generator().manual_seed(k)).tolist()] for k in range(4)]
+    svrg = reference.svrg(sample_gradient, w, [[(batch, 1) for batch in order] for order in orders], ETA)
+    streaming = reference.streaming_svrg(sample_gradient, w, [(order, order) for order in orders], ETA)
+    part = reference.streaming_svrg(sample_gradient, w, [(order[:4], order) for order in orders], ETA)
+    assert len(streaming) == 21
+    assert apart(streaming, svrg) < 1e-14
+    assert apart(part, svrg) > 1e-2, "the comparison has no teeth"

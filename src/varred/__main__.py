@@ -18,7 +18,8 @@ from varred.data import DataError
 from varred.runs import Store, repository, verify
 from varred.sweep import work_through
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+INTERRUPTED = 130  # the status that typer gives to a KeyboardInterrupt
 
 
 @app.command()
@@ -37,7 +38,7 @@ def train(
 
 @app.command("verify")
 def verify_records(
-    count: Annotated[int, typer.Option(help="records to audit, drawn at random; 0 for all")] = 10,
+    count: Annotated[int, typer.Option(min=0, help="records to audit, drawn at random; 0 for all")] = 10,
     whole: Annotated[bool, typer.Option(help="retrain the cheapest run of each network to the end instead")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
@@ -108,17 +109,20 @@ def measure_times(
 
 
 def main() -> None:
-    """Run the command line; a foreseeable error is one line and status 2."""
+    """Run the command line; a foreseeable error is one line and status 2, an interrupt one line and status 130."""
     try:
-        app()
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.TyperException as error:
+        status = _fail(error.format_message())
     except ValidationError as error:
-        sys.exit(_fail(explain(error)))
+        status = _fail(explain(error))
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         if os.environ.get("VARRED_DEBUG"):
             raise
-        sys.exit(_fail(str(error.args[0] if isinstance(error, KeyError) else error).split("\n")[0]))
-    except KeyboardInterrupt:
-        sys.exit(_fail("stopped; what has been recorded is kept, start again to go on"))
+        status = _fail(str(error.args[0] if isinstance(error, KeyError) else error).split("\n")[0])
+    if status == INTERRUPTED:
+        _fail("stopped; what has been recorded is kept, start again to go on")
+    sys.exit(status)
 
 
 def _fail(message: str) -> int:

@@ -39,6 +39,7 @@ _COUNTS = {
     ("cifar10", "sample"): (2000, 500),
     ("cifar100", "sample"): (2000, 500),
 }
+PAD = 4  # pixels on each side of an image, out of which augmentation crops
 
 
 class DataError(RuntimeError):
@@ -200,11 +201,19 @@ def _read_npz(path: Path, name: str) -> Arrays:
             f"{path}: expected a NumPy archive with x_train, y_train, x_test and y_test, but it can't be read "
             f"({type(error).__name__}); remove it and provide a whole one"
         ) from error
-    if name != "mnist":
-        x_train, x_test = x_train.transpose(0, 3, 1, 2), x_test.transpose(0, 3, 1, 2)
-    else:
-        x_train, x_test = x_train.reshape(-1, 1, 28, 28), x_test.reshape(-1, 1, 28, 28)
-    return x_train, y_train, x_test, y_test, classes
+    channels, height, width = _SHAPES[name]
+    form = (height, width) if name == "mnist" else (height, width, channels)
+    for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
+        pixels = images.dtype == np.uint8 and images.shape[1:] == form
+        if not (pixels and labels.dtype.kind in "iu" and labels.shape == images.shape[:1]):
+            raise DataError(
+                f"{path}: expected x_{part} as uint8 of shape (n, {', '.join(map(str, form))}) and y_{part} as "
+                f"integers of shape (n,), found {images.dtype} of shape {images.shape} and {labels.dtype} of shape "
+                f"{labels.shape}; remove it and provide a whole one"
+            )
+    if name == "mnist":
+        return x_train[:, None], y_train, x_test[:, None], y_test, classes
+    return x_train.transpose(0, 3, 1, 2), y_train, x_test.transpose(0, 3, 1, 2), y_test, classes
 
 
 def _torchvision_part(name: str, folder: Path, train: bool) -> Any:
@@ -331,7 +340,7 @@ class Augmentation:
     """One draw of pad-and-crop and horizontal flip for every sample: it can be kept, so it can be locked.
 
     Attributes:
-        rows: int64, shape ``(n,)``, the crop's first row in the padded image, 0 to 2 * pad.
+        rows: int64, shape ``(n,)``, the crop's first row in the padded image, 0 to 2 * PAD.
         columns: likewise for columns.
         flips: bool, shape ``(n,)``.
 
@@ -342,12 +351,10 @@ class Augmentation:
     flips: Tensor
 
     @classmethod
-    def draw(
-        cls, count: int, seed: int, epoch: int, redraw: int = 1, last: int | None = None, pad: int = 4
-    ) -> Augmentation:
+    def draw(cls, count: int, seed: int, epoch: int, redraw: int = 1, last: int | None = None) -> Augmentation:
         """Draw the transforms of all samples in force at ``epoch``, redrawn as :func:`in_force` says."""
         source = generator(seed, "transforms", in_force(epoch, redraw, last))
-        shifts = torch.randint(2 * pad + 1, (2, count), generator=source)
+        shifts = torch.randint(2 * PAD + 1, (2, count), generator=source)
         return cls(shifts[0], shifts[1], torch.rand(count, generator=source) < 0.5)
 
     def to(self, device: torch.device) -> Augmentation:
@@ -358,7 +365,7 @@ class Augmentation:
         """Crop and flip the images ``indices`` of ``padded`` (channels last, padded on all sides), at once.
 
         Args:
-            padded: shape ``(n, size + 2 pad, size + 2 pad, channels)``.
+            padded: shape ``(n, size + 2 * PAD, size + 2 * PAD, channels)``.
             indices: shape ``(b,)``.
             size: height and width of the crop.
 
@@ -397,5 +404,5 @@ class TrainingData:
             if augmentation is None:
                 inputs = self.inputs.index_select(0, part)
             else:
-                inputs = augmentation.apply(self.inputs, part, self.inputs.shape[1] - 8)
+                inputs = augmentation.apply(self.inputs, part, self.inputs.shape[1] - 2 * PAD)
             yield Batch(index, inputs, self.targets.index_select(0, part))

@@ -172,14 +172,20 @@ def times_path(store: Store) -> Path:
 
 
 def bench_page(path: Path) -> str:
-    """Return the table of ``make bench`` as the book shows it; a sentence that says so where there is none."""
+    """Return the table of ``make bench`` as the book shows it; a sentence that says so where there is none.
+
+    What rows have in common of the machines that they were measured on is said below, the rest beside each row.
+    """
     if not path.exists():
         return "Not measured yet: `make bench`.\n"
-    report = json.loads(path.read_text())
-    machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    lines = ["| what | least / least | range over rounds | bound | | torch |", "|---|---|---|---|---|---|"]
-    for row in report["rows"]:
-        met = "met" if row["met"] else "**not met**"
+    rows = json.loads(path.read_text())
+    own = [name for name in rows[0]["machine"] if len({row["machine"][name] for row in rows}) > 1]
+    shared = [f"{name} {value}" for name, value in rows[0]["machine"].items() if name not in own]
+    heads = ["what", "least / least", "range over rounds", "bound", "", *own]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
         span = f"{row['least']:.3f} to {row['largest']:.3f}"
-        lines.append(f"| {row['what']} | {row['ratio']:.3f} | {span} | {row['bound']} | {met} | {row['torch']} |")
-    return "\n".join([*lines, "", f"Measured on: {machine}."]) + "\n"
+        met = "met" if row["met"] else "**not met**"
+        cells = [row["what"], f"{row['ratio']:.3f}", span, row["bound"], met, *(str(row["machine"][x]) for x in own)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, *(["", f"All measured on: {', '.join(shared)}."] if shared else [])]) + "\n"

@@ -51,7 +51,8 @@ def widening(axes: Sequence[Axis], losses: Mapping[Point, float]) -> list[Point]
     """Return the next points beyond an edge that holds the best value; empty if it lies inside or enough was added.
 
     One value at a time in the direction of the edge, the other dimensions kept, and not beyond a value that diverged:
-    its loss is infinite, so the edge is not the best.
+    its loss is infinite, so the edge is not the best. An edge is the least or the largest of all values that an axis
+    has so far, at whatever point: a point that widening added alone is no edge of the other axes.
 
     Args:
         axes: of the grid.
@@ -72,9 +73,9 @@ def widening(axes: Sequence[Axis], losses: Mapping[Point, float]) -> list[Point]
     best = min(losses, key=lambda point: losses[point])
     added = []
     for place, axis in enumerate(axes):
-        line = [p[place] for p in losses if all(p[i] == best[i] for i in range(len(best)) if i != place)]
-        for edge, further in ((min(line), axis.below), (max(line), axis.above)):
-            fresh = [value for value in further if value not in line]
+        known = {point[place] for point in losses}
+        for edge, further in ((min(known), axis.below), (max(known), axis.above)):
+            fresh = [value for value in further if value not in known]
             if best[place] == edge and fresh:
                 added.append(tuple(fresh[0] if i == place else value for i, value in enumerate(best)))
     return added
