@@ -103,7 +103,12 @@ def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None])
 
 
 def exchange(parameters: Sequence[Tensor], values: list[Tensor]) -> None:
-    """Swap the parameters' storage with ``values``: no copy, and a second call swaps back."""
+    """Swap the parameters' storage with ``values``: no copy, and a second call swaps back.
+
+    Under an autocast context that the caller holds, torch would serve the casts of the weights that were there before:
+    they are dropped.
+    """
+    torch.clear_autocast_cache()
     for i, parameter in enumerate(parameters):
         parameter.data, values[i] = values[i], parameter.data
 

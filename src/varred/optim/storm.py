@@ -139,6 +139,7 @@ class STORM(Optimizer):
                 torch._foreach_addcmul_(parameters, rates, estimate, value=-1)
             else:
                 torch._foreach_sub_(parameters, torch._foreach_mul(estimate, rates))
+        torch.clear_autocast_cache()  # of weights that have moved
         return loss.detach()
 
     def path(self) -> tuple[list[Tensor], list[Tensor]]:

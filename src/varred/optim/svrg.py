@@ -150,6 +150,7 @@ class SVRG:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self.base.step()
+        torch.clear_autocast_cache()  # of weights that have moved
         self.zero_grad()
         return loss.detach()
 
