@@ -61,6 +61,25 @@ def test_a_size_taken_from_the_tuple_is_refused(problem: Problem) -> None:
     assert (torch.cat([g.flatten() for g in wrong.full_gradient]) - mu).abs().max() > 1e-4
 
 
+def test_a_closure_that_zeroes_gradients_gives_the_same_full_gradient_and_step(problem: Problem) -> None:
+    start, batches = problem.vector(), [problem.batch(i, part) for i, part in enumerate(partition(0))]
+
+    def zeroing(batch: Batch) -> torch.Tensor:
+        problem.model.zero_grad()
+        return problem.closure(batch)
+
+    found = []
+    for closure in (problem.closure, zeroing):
+        problem.load(start)
+        optimizer = plain(problem)
+        optimizer.snapshot(batches, closure)
+        problem.load(start + 0.3)
+        optimizer.step(batches[0], closure)
+        found.append((torch.cat([g.flatten() for g in optimizer.full_gradient]), problem.vector()))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_estimate_is_the_full_gradient_at_the_snapshot(problem: Problem) -> None:
     optimizer, parts = plain(problem), partition(0)
     snapshot(problem, optimizer, parts)

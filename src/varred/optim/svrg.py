@@ -101,30 +101,35 @@ class SVRG:
 
         Each batch counts by its size, so a short last batch does not bias :math:`\mu`. Batches larger than the
         step's give the same :math:`\mu` faster, for models without batch-dependent layers.
+
+        Args:
+            batches: the data set, cut into mini-batches.
+            closure: ``closure(batch)`` computes the batch's mean loss, calls ``backward`` and returns the loss. It may
+                zero the gradients first, as torch's closures do.
         """
         parameters = self.parameters
         full = [torch.zeros_like(p) for p in parameters]
-        total = pending = 0
+        total = 0
         self.zero_grad()
         with preserved(self._buffers, parameters[0].device):
             for batch in batches:
                 size = self._size(batch)
-                if size != pending and pending:
-                    # Equal batches add up in .grad; a change of size closes the sum.
-                    torch._foreach_add_(full, take_gradients(parameters), alpha=pending)
-                pending = size
                 total += size
                 with torch.enable_grad():
                     closure(batch)
+                torch._foreach_add_(full, take_gradients(parameters), alpha=size)
         if not total:
             raise ValueError("a snapshot needs at least one batch, got none (an exhausted iterator?)")
-        torch._foreach_add_(full, take_gradients(parameters), alpha=pending)
         torch._foreach_div_(full, total)
         self._full = full
         self._point = [p.detach().clone() for p in parameters]
 
     def step(self, batch: Any, closure: Closure) -> Tensor:
         """Evaluate the batch at the snapshot and at the iterate, correct, and let the base optimizer step.
+
+        Args:
+            batch: the mini-batch.
+            closure: as for :meth:`snapshot`; it is called twice.
 
         Returns:
             The loss at the iterate, before the step; detached.
