@@ -179,6 +179,33 @@ def test_dropout_draws_the_same_mask_at_both_points(make_problem: Callable[..., 
     assert torch.equal(torch.rand(1), after_sgd)
 
 
+@pytest.mark.parametrize("out", ["frozen", "unreached"])
+def test_what_gets_no_gradient_is_left_out_of_the_step(make_problem: Callable[..., Problem], out: str) -> None:
+    def run(alpha: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+        problem = make_problem()
+        aside = problem.parameters[1] if out == "frozen" else nn.Parameter(torch.ones(3))
+        aside.requires_grad_(out != "frozen")
+        parameters = problem.parameters + ([aside] if out == "unreached" else [])
+        base = torch.optim.SGD(parameters, lr=0.2, momentum=0.9, weight_decay=0.1)
+        optimizer = base if alpha is None else SVRG(base, alpha=alpha)
+        before = aside.detach().clone()
+        if isinstance(optimizer, SVRG):
+            snapshot(problem, optimizer, partition(0))
+        for part in partition(1):
+            if isinstance(optimizer, SVRG):
+                optimizer.step(problem.batch(0, part), problem.closure)
+            else:
+                optimizer.zero_grad()
+                problem.closure(problem.batch(0, part))
+                optimizer.step()
+        return problem.vector(), aside.detach() - before
+
+    (plain_sgd, _), (without, _), (corrected, moved) = run(None), run(0.0), run(1.0)
+    assert torch.equal(without, plain_sgd)
+    assert not torch.equal(corrected, plain_sgd)
+    assert not moved.any()
+
+
 def test_persistent_state_is_two_parameter_copies(problem: Problem) -> None:
     optimizer = plain(problem)
     snapshot(problem, optimizer, partition(0))

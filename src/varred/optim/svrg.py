@@ -21,7 +21,9 @@ class SVRG:
     .. math:: v = g_B(w) - \alpha \, (g_B(\tilde w) - \mu), \qquad g_B(w) = \frac1{|B|} \sum_{i \in B} \nabla f_i(w).
 
     At :math:`w = \tilde w` and :math:`\alpha = 1` this is :math:`\mu` exactly. Weight decay and momentum are the base
-    optimizer's, so they act on :math:`v`; learning-rate schedulers take the base optimizer.
+    optimizer's, so they act on :math:`v`; learning-rate schedulers take the base optimizer. A parameter that gets no
+    gradient at :math:`w`, because it is frozen or the batch's loss doesn't reach it, is left out of the step, as torch
+    leaves it out.
 
     Args:
         base: the optimizer that makes the step.
@@ -149,11 +151,12 @@ class SVRG:
         control = take_gradients(parameters)
         with torch.enable_grad():
             loss = closure(batch)
+        reached = [p.grad is not None for p in parameters]
         gradients = take_gradients(parameters)
         torch._foreach_sub_(control, self._full)  # g_B(w~) - mu
         torch._foreach_sub_(gradients, control, alpha=self.alpha)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+        for parameter, gradient, own in zip(parameters, gradients, reached, strict=True):
+            parameter.grad = gradient if own else None
         self.base.step()
         torch.clear_autocast_cache()  # of weights that have moved
         self.zero_grad()
