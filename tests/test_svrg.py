@@ -142,6 +142,33 @@ def test_a_resumed_run_equals_one_never_stopped_bit_for_bit(make_problem: Callab
     assert torch.equal(run(stop=True), run(stop=False))
 
 
+def test_the_state_holds_alpha_and_older_states_leave_it(problem: Problem) -> None:
+    half = SVRG(torch.optim.SGD(problem.parameters, lr=0.2), alpha=0.5)
+    snapshot(problem, half, partition(0))
+    state = half.state_dict()
+    other = plain(problem)
+    other.load_state_dict(state)
+    assert other.alpha == 0.5
+    older = plain(problem)
+    older.load_state_dict({key: value for key, value in state.items() if key != "alpha"})
+    assert older.alpha == 1.0
+
+
+def test_a_snapshot_of_other_parameters_is_refused_and_changes_nothing(problem: Problem) -> None:
+    optimizer = plain(problem)
+    snapshot(problem, optimizer, partition(0))
+    state = optimizer.state_dict()
+    for point, message in (
+        ([v.flatten() for v in state["point"]], r"point\[0\] has shape \(20,\), the parameter has \(4, 5\)"),
+        (state["point"][:3], "point has 3 tensors, the optimizer has 4 parameters"),
+    ):
+        fresh = plain(problem)
+        with pytest.raises(ValueError, match=message):
+            fresh.load_state_dict({**state, "point": point, "alpha": 0.5})
+        assert fresh.alpha == 1.0
+        assert fresh.snapshot_point == []
+
+
 def test_batch_normalization_statistics_are_those_of_the_iterate_alone(make_problem: Callable[..., Problem]) -> None:
     def statistics(reset: bool, only_iterate: bool = False) -> torch.Tensor:
         problem = make_problem(nn.BatchNorm1d(4))

@@ -163,14 +163,33 @@ class SVRG:
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to resume: the base optimizer's state, the snapshot and its full gradient."""
-        return {"base": self.base.state_dict(), "point": self._point, "full_gradient": self._full}
+        """Everything a run needs to resume: the base's state, the snapshot, its full gradient and ``alpha``."""
+        return {
+            "base": self.base.state_dict(),
+            "point": self._point,
+            "full_gradient": self._full,
+            "alpha": self.alpha,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self.base.load_state_dict(state["base"])
+        """Restore what :meth:`state_dict` returned; a state without ``alpha`` leaves it as it is.
+
+        Raises:
+            ValueError: the snapshot is of other parameters; nothing has been changed then.
+
+        """
         parameters = self.parameters
+        for key in ("point", "full_gradient"):
+            if state[key] and len(state[key]) != len(parameters):
+                raise ValueError(f"{key} has {len(state[key])} tensors, the optimizer has {len(parameters)} parameters")
+            for place, (value, parameter) in enumerate(zip(state[key], parameters, strict=False)):
+                if value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{key}[{place}] has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}"
+                    )
+        self.base.load_state_dict(state["base"])
+        self.alpha = state.get("alpha", self.alpha)
         self._point, self._full = (
-            [v.detach().to(p.device, copy=True) for v, p in zip(state[key], parameters, strict=bool(state[key]))]
+            [value.detach().to(p.device, copy=True) for value, p in zip(state[key], parameters, strict=False)]
             for key in ("point", "full_gradient")
         )
