@@ -65,10 +65,9 @@ def gradient_noise(
 ) -> GradientNoise:
     r"""Measure the noise of SGD's and SVRG's estimates over a partition; change nothing but drop existing gradients.
 
-    Both evaluations of a batch meet the same buffers and random draws (dropout's masks), those of the next batch others,
-    as in a step.
     One pass, two gradients a batch, a handful of copies of the parameters in memory whatever the number of batches:
-    means are updated batch by batch in float64 (West's weighted form of Welford's recurrence).
+    means are updated batch by batch in float64 (West's weighted form of Welford's recurrence). Both evaluations of a
+    batch meet the same buffers and random draws (dropout's masks), the next batch meets others, as in the steps.
 
     Args:
         parameters: the model's parameters, at :math:`w`.
@@ -100,7 +99,7 @@ def gradient_noise(
     parameters = list(parameters)
     point = [value.detach().clone() for value in snapshot]
     moments = {name: _Moments() for name in ("here", "there", "difference")}
-    lengths = torch.zeros((), dtype=torch.float64, device=parameters[0].device)
+    lengths = torch.zeros((), dtype=torch.float64)
     total = 0
     for parameter in parameters:
         parameter.grad = None
@@ -136,8 +135,13 @@ def gradient_noise(
     )
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64 where it lies; on the CPU where it lies on MPS, which has no float64."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
 def _vector(values: Sequence[Tensor]) -> Tensor:
-    return torch.cat([value.detach().flatten() for value in values]).double()
+    return wide(torch.cat([value.detach().flatten() for value in values]))
 
 
 class _Moments:

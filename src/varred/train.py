@@ -18,7 +18,7 @@ from torch.nn import functional
 from varred import __version__, data
 from varred.config import Config, Execution, Folds, MetaInitialization, Observation, SVRGRule
 from varred.init import gradient_quotient, he_normal, metainit, relative_cost
-from varred.measure import gradient_noise
+from varred.measure import gradient_noise, wide
 from varred.optim import STORM, SVRG, Batch
 from varred.record import Curves, Divergence, Evaluation, Final, MetaInitTrace, Noise, Path, Provenance, Run, Seconds
 
@@ -67,7 +67,7 @@ def prepare(config: Config, device: torch.device) -> Parts:
         indices = indices[torch.randperm(len(indices), generator=data.generator(0, "subset"))[: config.data.subset]]
     indices = indices.sort().values
     mean, deviation = source.statistics()
-    dtype = torch.float64 if config.precision == "float64" else torch.float32
+    dtype = _dtype(config)
 
     def standardize(images: Tensor) -> Tensor:
         scale = (255 * deviation).view(-1, 1, 1).to(dtype)
@@ -99,6 +99,11 @@ def prepare(config: Config, device: torch.device) -> Parts:
     )
 
 
+def _dtype(config: Config) -> torch.dtype:
+    """Return the type of the run's images, weights and losses."""
+    return torch.float64 if config.precision == "float64" else torch.float32
+
+
 def build_model(config: Config, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Return the model with the weights that the config's seed decides, whatever the caller drew before.
 
@@ -110,7 +115,7 @@ def build_model(config: Config, shape: tuple[int, int, int], classes: int) -> nn
         model = config.model.build(shape, classes)
         if rule is not None and (rule.name == "he" or rule.start == "he"):
             he_normal(model)
-    return model.double() if config.precision == "float64" else model
+    return model.to(_dtype(config))
 
 
 def rescale(
@@ -190,6 +195,8 @@ class Trainer:
         if self.execution.threads is not None:
             torch.set_num_threads(self.execution.threads)
         self.device = self.execution.resolve()
+        if config.precision == "float64" and self.device.type == "mps":
+            raise ValueError("precision 'float64' is not available on device mps: choose device cpu, or 'float32'")
         self.parts = prepare(config, self.device)
         self.model = build_model(config, self.parts.shape, self.parts.classes).to(self.device)
         cast(Any, self.model).to(memory_format=torch.channels_last)  # torch's types know the argument for some versions
@@ -238,9 +245,9 @@ class Trainer:
             self.optimizer.snapshot(self.batches(epoch, rule.snapshot.batch_size), self.closure)
 
     def epoch(self, epoch: int) -> Tensor:
-        """Make the steps of one epoch; return their losses, or those before the run was given up."""
+        """Make the steps of one epoch; return their losses on the device, or those before the run was given up."""
         count = -(-len(self.parts.train) // self.config.batch_size)
-        losses = torch.empty(count, device=self.device, dtype=torch.float64)
+        losses = torch.empty(count, device=self.device, dtype=_dtype(self.config))
         self.model.train()
         # Dropout's randomness is a function of (seed, epoch), like every other draw.
         torch.manual_seed(data.derived_seed(self.config.seed, "noise", epoch))
@@ -307,7 +314,7 @@ class Trainer:
                     curves[f"{name}_loss"].append(result.loss)
                     curves[f"{name}_accuracy"].append(result.accuracy)
             if isinstance(self.optimizer, STORM) and self.state.samples:
-                rates, momenta = (torch.cat(values).double().cpu() for values in self.optimizer.path())
+                rates, momenta = (wide(torch.cat(values)).cpu() for values in self.optimizer.path())
                 levels = torch.tensor(QUANTILES, dtype=torch.float64)
                 self.state.rates.append(torch.quantile(rates, levels).tolist())
                 self.state.momenta.append(torch.quantile(momenta, levels).tolist())
@@ -330,7 +337,7 @@ class Trainer:
             self.initialize()
             self._observe(float("nan"))
         while self.state.epoch < self.config.epochs and self.state.diverged is None:
-            losses = self.epoch(self.state.epoch).cpu()
+            losses = self.epoch(self.state.epoch).cpu().double()
             if self.state.epoch == 0:
                 self.state.fingerprint = losses[:20].tolist()
             weights = sizes[: len(losses)]
@@ -459,7 +466,8 @@ def evaluate(logits: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tenso
     """Return loss, accuracy and confidences over a set, in evaluation mode; the model's mode is put back."""
     training = model.training
     model.eval()
-    outputs = torch.cat([logits(part) for part in inputs.split(EVALUATION_BATCH)]).double()
+    outputs = wide(torch.cat([logits(part) for part in inputs.split(EVALUATION_BATCH)]))
+    targets = targets.to(outputs.device)
     model.train(training)
     losses = functional.cross_entropy(outputs, targets, reduction="none")
     confidence, predicted = outputs.softmax(1).max(1)
