@@ -162,7 +162,7 @@ def test_a_diverged_run_stops_early_and_is_recorded(tmp_path: Path) -> None:
     assert len(run.curves.samples) == run.diverged.epoch + 2 < 51
     store = Store(tmp_path)
     store.put(run)
-    assert essence(store.get(run.config)) == essence(run) or "nan" in store.path(run.config).read_text()
+    assert essence(store.get(run.config)) == essence(run)
     assert bool(frame([store.get(run.config)])["diverged"][0])
 
 
@@ -189,10 +189,39 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     run = train(make(epochs=1), CPU)
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(RecordError, match="No space left on device"):
-        Store(tmp_path).put(run)
+    for step in ("replace", "write_bytes"):
+        monkeypatch.setattr(Path, step, full)
+        with pytest.raises(RecordError, match="No space left on device"):
+            Store(tmp_path).put(run)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_the_resume_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("varred.train.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(Path, "replace", full)
+    run = train(make(), CPU, checkpoint=tmp_path / "run.pt")
     assert not list(tmp_path.iterdir())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3  # one an epoch
+    assert all("run.pt: can't be written" in line and "No space left on device" in line for line in lines)
+    assert essence(run) == essence(train(make(), CPU))
+
+
+def test_a_sweep_removes_what_killed_writers_left_and_nothing_younger(tmp_path: Path) -> None:
+    store, checkpoints = Store(tmp_path / "results"), tmp_path / "checkpoints"
+    for folder in (store.folder, checkpoints):
+        folder.mkdir()
+        for name, age in (("dead", 7200), ("alive", 10)):
+            (folder / f"{name}.1.partial").touch()
+            os.utime(folder / f"{name}.1.partial", (time.time() - age,) * 2)
+    sweep([make(epochs=1)], store, checkpoints=checkpoints, execution=CPU)
+    left = [path.name for folder in (store.folder, checkpoints) for path in folder.glob("*.partial")]
+    assert left == ["alive.1.partial"] * 2
 
 
 def test_verify_holds_a_true_record_and_catches_an_altered_one() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from varred.config import Config, Execution, Observation, Preset, explain
+from varred.files import write_atomically
 from varred.record import Run
 from varred.train import Trainer, train
 
@@ -106,15 +106,17 @@ class Store:
         return [self._read(path) for path in sorted(self.folder.glob("*.json"))]
 
     def put(self, run: Run) -> Path:
-        """Write a record: to a temporary file first, then renamed, so that a kill or a full disk leaves no half."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write a record, whole or not at all.
+
+        Raises:
+            RecordError: it can't be written.
+
+        """
         path = self.path(run.config)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            partial.write_text(run.model_dump_json(indent=1) + "\n")
-            partial.replace(path)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, (run.model_dump_json(indent=1) + "\n").encode())
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise RecordError(f"{path}: can't be written ({error.strerror}); free some space and run again") from error
         return path
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from varred.config import Config, Execution, Observation, explain
+from varred.files import remove_stale
 from varred.record import Run
 from varred.runs import Store, commit
 from varred.timing import estimate
@@ -78,6 +79,8 @@ def sweep(
         execution.resolve()
         if checkpoints is not None:
             checkpoints.mkdir(parents=True, exist_ok=True)
+            remove_stale(checkpoints)
+        remove_stale(store.folder)
         results = (
             _on_cluster(client, missing, execution, checkpoints, observation)
             if client is not None

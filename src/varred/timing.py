@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from varred.config import Config, Execution, Rule, SVRGRule
+from varred.files import write_atomically
 from varred.optim import SVRG, Batch
 from varred.record import Run
 from varred.runs import Store
@@ -163,7 +164,7 @@ def update(path: Path, configs: Sequence[Config], execution: Execution | None = 
     kinds = {kind(config): config for config in configs}
     times: dict[str, object] = dict(read(path))
     times.update(zip(kinds, measure(list(kinds.values()), execution), strict=True))
-    path.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n")
+    write_atomically(path, (json.dumps(times, indent=1, sort_keys=True) + "\n").encode())
 
 
 def times_path(store: Store) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
+import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from varred import __version__, data
 from varred.config import Config, Execution, Folds, MetaInitialization, Observation, SVRGRule
+from varred.files import write_atomically
 from varred.init import gradient_quotient, he_normal, metainit, relative_cost
 from varred.measure import gradient_noise, wide
 from varred.optim import STORM, SVRG, Batch
@@ -324,7 +325,8 @@ class Trainer:
         """Train to the end, from the checkpoint if there is one.
 
         Args:
-            checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller.
+            checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller. Where it can't be
+                written the run goes on: only the resume is lost.
             progress: called at each epoch's end.
 
         """
@@ -351,7 +353,10 @@ class Trainer:
             if progress is not None:
                 progress(self.state.epoch, self.config.epochs)
             if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self.save(checkpoint)
+                try:
+                    self.save(checkpoint)
+                except (OSError, RuntimeError) as error:
+                    print(f"{checkpoint}: can't be written ({_line(error)}); the run goes on without it", flush=True)
                 saved = time.monotonic()
         return self._record()
 
@@ -365,15 +370,15 @@ class Trainer:
 
     def save(self, path: FilePath) -> None:
         """Write a checkpoint, whole or not at all."""
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         state = {
             "identity": self.config.identity,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.state),
         }
-        torch.save(state, partial)
-        partial.replace(path)
+        data = io.BytesIO()
+        torch.save(state, data)
+        write_atomically(path, data.getvalue())
 
     def load(self, path: FilePath) -> None:
         """Resume from a checkpoint.
@@ -480,6 +485,10 @@ def evaluate(logits: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tenso
         loss_right=losses[right].mean().item(),
         loss_wrong=losses[~right].mean().item(),
     )
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).split("\n")[0]
 
 
 def device_name(device: torch.device) -> str:
