@@ -17,7 +17,7 @@ from varred.config import Config, Execution, explain
 from varred.record import Run
 from varred.runs import RecordError, Store, curves, frame, verify
 from varred.sweep import sweep
-from varred.train import Trainer, gradient_computations, train
+from varred.train import CheckpointError, Trainer, gradient_computations, train
 
 CPU = Execution(device="cpu", threads=1)
 RULES: dict[str, dict[str, Any]] = {
@@ -152,8 +152,54 @@ def test_a_checkpoint_of_another_run_or_a_broken_one_is_refused(tmp_path: Path) 
     with pytest.raises(ValueError, match="is a checkpoint of run"):
         Trainer(make(seed=1), CPU).load(path)
     path.write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="can't be read; remove it"):
+    with pytest.raises(CheckpointError, match="can't be read; remove it"):
         Trainer(make(), CPU).load(path)
+
+
+def test_a_run_starts_afresh_where_its_checkpoint_is_unreadable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.pt"
+    for damage in (b"half a file", b""):
+        path.write_bytes(damage)
+        assert essence(train(make(), CPU, checkpoint=path)) == essence(train(make(), CPU))
+        assert not path.exists()
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 1
+        assert "run.pt: the checkpoint can't be read and is dropped" in lines[0]
+
+
+def test_a_resumed_record_names_the_programs_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varred.train.CHECKPOINT_SECONDS", -1.0)
+    path, store = tmp_path / "run.pt", Store(tmp_path)
+
+    def part(commit: str, end: int | None) -> Run:
+        def kill(epoch: int, _: int) -> None:
+            if epoch == end:
+                raise KeyboardInterrupt
+
+        return train(make(), CPU, checkpoint=path, commit=commit, progress=kill)
+
+    for commit, end in (("first", 2), ("first", 2), ("second", 3)):
+        with pytest.raises(KeyboardInterrupt):
+            part(commit, end)
+    run = part("third", None)
+    torch_ = torch.__version__
+    assert run.provenance.commit == "third"
+    assert [(p.commit, p.torch) for p in run.provenance.earlier] == [("first", torch_), ("second", torch_)]
+    store.put(run)
+    assert essence(store.get(run.config)) == essence(run)
+
+
+def test_a_run_of_one_program_and_a_checkpoint_without_any_name_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    Trainer(make(), CPU, commit="first").save(path)
+    saved = torch.load(path)
+    del saved["program"]  # as checkpoints were written before
+    torch.save(saved, path)
+    run = train(make(), CPU, checkpoint=path, commit="second")
+    assert run.provenance.earlier == []
+    assert "earlier" not in essence(run)["provenance"]
 
 
 def test_a_diverged_run_stops_early_and_is_recorded(tmp_path: Path) -> None:

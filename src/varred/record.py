@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
 from varred.config import Config, Frozen, Observation
 
@@ -165,8 +165,27 @@ class Seconds(Frozen):
     initialization: float = 0.0
 
 
+class Program(Frozen):
+    """A state of the code and the torch it ran with."""
+
+    commit: str
+    torch: str
+
+
 class Provenance(Frozen):
-    """Which program made the record, and on what."""
+    """Which program made the record, and on what.
+
+    Attributes:
+        package: its version.
+        commit: of the code that trained the last part of the run; parts end where a checkpoint is resumed from.
+        torch: its version, then.
+        device: then.
+        threads: then.
+        compiled: whether the model went through :func:`torch.compile`, then.
+        earlier: the programs that trained parts before it changed, each once, in order; left out of the file where
+            there are none.
+
+    """
 
     package: str
     commit: str
@@ -174,6 +193,14 @@ class Provenance(Frozen):
     device: str
     threads: int
     compiled: bool = False
+    earlier: list[Program] = []
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_program(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if not self.earlier:
+            values.pop("earlier", None)
+        return values
 
 
 class Run(Frozen):

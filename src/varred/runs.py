@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -35,8 +36,12 @@ def results(preset: str) -> Store:
     return Store(root / ".varred" / "smoke" if preset == "smoke" else root / "book" / "results")
 
 
+@cache
 def commit() -> str:
-    """Return the repository's commit, with ``+changes`` where the package's files differ from it."""
+    """Return the repository's commit, with ``+changes`` where the package's files differ from it.
+
+    It is looked up once: the code in memory doesn't move with the repository.
+    """
     root = repository()
     if root is None:
         return "unknown"

@@ -163,6 +163,7 @@ def work_through(
     except ValidationError as error:
         raise ValueError(explain(error)) from None
     execution.resolve()
+    commit()  # of the code in memory, before the repository moves on
     checkpoints = store.folder / ".checkpoints"
     for name, configs, observation, _ in phases:
         missing = store.missing(configs, observation)

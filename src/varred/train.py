@@ -21,7 +21,19 @@ from varred.files import write_atomically
 from varred.init import gradient_quotient, he_normal, metainit, relative_cost
 from varred.measure import gradient_noise, wide
 from varred.optim import STORM, SVRG, Batch
-from varred.record import Curves, Divergence, Evaluation, Final, MetaInitTrace, Noise, Path, Provenance, Run, Seconds
+from varred.record import (
+    Curves,
+    Divergence,
+    Evaluation,
+    Final,
+    MetaInitTrace,
+    Noise,
+    Path,
+    Program,
+    Provenance,
+    Run,
+    Seconds,
+)
 
 CURVE_IMAGES = 10_000
 LOOK_EVERY = 100  # steps between two looks at the losses on the device
@@ -169,6 +181,11 @@ class _Progress:
     metainit: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(Seconds.model_fields, 0.0))
     diverged: dict[str, Any] | None = None
+    earlier: list[dict[str, str]] = field(default_factory=list)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint can't be read; the message names the file."""
 
 
 class Trainer:
@@ -270,6 +287,10 @@ class Trainer:
         """CPU threads in use."""
         return torch.get_num_threads()
 
+    @property
+    def _program(self) -> dict[str, str]:
+        return {"commit": self.commit, "torch": str(torch.__version__)}
+
     @contextlib.contextmanager
     def timed(self, kind: str) -> Iterator[None]:
         """Add the block's wall time to ``state.seconds[kind]``, the device's queue drained at both ends."""
@@ -325,13 +346,17 @@ class Trainer:
         """Train to the end, from the checkpoint if there is one.
 
         Args:
-            checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller. Where it can't be
-                written the run goes on: only the resume is lost.
+            checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller. One that can't be
+                read is dropped, and where it can't be written the run goes on: only the resume is lost.
             progress: called at each epoch's end.
 
         """
         if checkpoint is not None and checkpoint.exists():
-            self.load(checkpoint)
+            try:
+                self.load(checkpoint)
+            except CheckpointError:
+                print(f"{checkpoint}: the checkpoint can't be read and is dropped; the run starts afresh", flush=True)
+                checkpoint.unlink()
         saved = time.monotonic()
         sizes = torch.full((-(-len(self.parts.train) // self.config.batch_size),), self.config.batch_size).double()
         sizes[-1] = len(self.parts.train) - sizes[:-1].sum()
@@ -372,6 +397,7 @@ class Trainer:
         """Write a checkpoint, whole or not at all."""
         state = {
             "identity": self.config.identity,
+            "program": self._program,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.state),
@@ -381,21 +407,26 @@ class Trainer:
         write_atomically(path, data.getvalue())
 
     def load(self, path: FilePath) -> None:
-        """Resume from a checkpoint.
+        """Resume from a checkpoint; the record will name the program that saved it, if it is another one.
 
         Raises:
-            ValueError: the checkpoint is another run's, or can't be read.
+            ValueError: the checkpoint is another run's.
+            CheckpointError: it can't be read.
 
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
+            identity = state["identity"]
         except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError or OSError by the damage
-            raise ValueError(f"{path}: the checkpoint can't be read; remove it to train from the start") from error
-        if state["identity"] != self.config.identity:
-            raise ValueError(f"{path} is a checkpoint of run {state['identity']}, not of {self.config.identity}")
+            raise CheckpointError(f"{path}: the checkpoint can't be read; remove it to train from the start") from error
+        if identity != self.config.identity:
+            raise ValueError(f"{path} is a checkpoint of run {identity}, not of {self.config.identity}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.state = _Progress(**state["progress"])
+        saver = state.get("program")  # checkpoints written before it was kept don't say
+        if saver not in (None, self._program, *self.state.earlier):
+            self.state.earlier.append(saver)
 
     def _record(self) -> Run:
         state, parts = self.state, self.parts
@@ -428,11 +459,11 @@ class Trainer:
             seconds=Seconds(**state.seconds),
             provenance=Provenance(
                 package=__version__,
-                commit=self.commit,
-                torch=torch.__version__,
+                **self._program,
                 device=device_name(self.device),
                 threads=self.threads,
                 compiled=self.execution.compile,
+                earlier=[Program(**program) for program in state.earlier],
             ),
         )
 
