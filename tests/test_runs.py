@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
-from varred.config import Config, Execution, explain
+from varred.config import Config, Execution, MLPModel, explain
 from varred.record import Run
 from varred.runs import RecordError, Store, curves, frame, verify
 from varred.sweep import sweep
@@ -276,6 +278,65 @@ def test_verify_holds_a_true_record_and_catches_an_altered_one() -> None:
     assert verify(run, CPU, whole=True).deviation == 0
     altered = run.model_copy(update={"fingerprint": [loss * 1.01 for loss in run.fingerprint]})
     assert not verify(altered, CPU).holds
+
+
+def test_a_nan_on_one_side_fails_and_on_both_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(make(optimizer={"name": "sgd", "learning_rate": 1e6}), CPU)
+    assert any(math.isnan(loss) for loss in [*run.fingerprint, *run.curves.train_loss])
+    assert verify(run, CPU).deviation == 0
+    assert verify(run, CPU, whole=True).deviation == 0
+    sound = train(make(), CPU)
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, batch: step(self, batch) * math.nan)
+    assert verify(sound, CPU).deviation == math.inf
+    altered = run.model_copy(update={"fingerprint": sound.fingerprint})
+    assert not verify(altered, CPU).holds
+
+
+class Dropping(nn.Sequential):
+    """A perceptron with dropout: no network of the book has randomness of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(784, 16), nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize("rule", ["SGD", "SVRG", "STORM"])
+def test_verify_holds_a_true_record_of_a_network_with_dropout(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MLPModel, "build", lambda *_: Dropping())
+    run = train(make(rule, epochs=1), CPU)
+    torch.rand(3)
+    assert verify(run, CPU).deviation == 0
+
+
+@pytest.mark.parametrize("recorded_ends", ["before", "after"])
+def test_a_retraining_of_another_length_fails(recorded_ends: str) -> None:
+    run = train(make(), CPU)
+    loss = run.curves.train_loss
+    other = loss[:-1] if recorded_ends == "before" else [*loss, loss[-1]]
+    altered = run.model_copy(update={"curves": run.curves.model_copy(update={"train_loss": other})})
+    audit = verify(altered, CPU, whole=True)
+    assert audit.deviation == math.inf
+    assert not audit.holds
+
+
+def test_metainit_without_a_finite_quotient_is_a_diverged_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(initialization={"name": "metainit", "steps": 2, "batch_size": 4})
+    sound = train(config, CPU)
+    assert sound.diverged is None
+    with monkeypatch.context() as broken:
+        broken.setattr("varred.init.gradient_quotient", lambda *_: torch.tensor(math.nan))
+        (run,) = sweep([config], Store(tmp_path), execution=CPU)
+        assert run.diverged is not None
+        assert run.diverged.reason == "non-finite gradient quotient"
+        assert (run.diverged.epoch, run.curves.samples, run.fingerprint, run.metainit) == (0, [0], [], None)
+        assert verify(run, CPU).holds
+        assert verify(run, CPU, whole=True).holds
+        assert not verify(sound, CPU).holds
+        assert not verify(sound, CPU, whole=True).holds
+    assert not verify(run, CPU).holds
+    assert not verify(run, CPU, whole=True).holds
 
 
 def test_validation_images_are_not_trained_on() -> None:

@@ -150,10 +150,16 @@ class MetaInitTrace(Frozen):
 
 
 class Divergence(Frozen):
-    """Where a run was given up, and why."""
+    """Where a run was given up, and why.
+
+    Attributes:
+        epoch: from 0.
+        reason: a non-finite gradient quotient ends MetaInit, so it comes before the first step.
+
+    """
 
     epoch: int
-    reason: Literal["non-finite loss", "loss above 10 times the first"]
+    reason: Literal["non-finite loss", "loss above 10 times the first", "non-finite gradient quotient"]
 
 
 class Seconds(Frozen):
@@ -211,10 +217,11 @@ class Run(Frozen):
         config: the run.
         curves: see :class:`Curves`.
         final: at the end; for a diverged run, at the point where it was given up.
-        fingerprint: losses of the first 20 steps, by which anyone can audit the record in seconds.
+        fingerprint: losses of the first 20 steps, by which anyone can audit the record in seconds; empty for a run
+            given up before its first step.
         path: of STORM's step sizes; None for other methods.
         noise: of the gradients, where it was asked for.
-        metainit: None where the config doesn't ask for it.
+        metainit: None where the config doesn't ask for it, and where it could not be carried through.
         diverged: None for a run that reached its end.
         data_checksum: SHA-256 of the data set in canonical order.
         curve_images: number of training images behind ``curves.train_loss``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -178,12 +180,13 @@ def curves(runs: Sequence[Run]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Audit:
-    """What retraining the first steps of a recorded run gave.
+    """What retraining the first steps of a recorded run, or the whole of it, gave.
 
     Attributes:
         identity: the run.
-        deviation: largest relative difference between recorded and retrained losses.
-        tolerance: what is allowed: 1e-3 on the same kind of device, 1e-2 across kinds.
+        deviation: largest relative difference between recorded and retrained losses; infinite where only one of the
+            two is finite, or one of the two runs ended before the other.
+        tolerance: what is allowed: 1e-3 on the same kind of device, 1e-2 across kinds; for a whole run 20 times that.
 
     """
 
@@ -198,31 +201,45 @@ class Audit:
 
 
 def verify(run: Run, execution: Execution | None = None, *, whole: bool = False) -> Audit:
-    """Retrain the first steps of a recorded run, or the whole of it, and compare losses.
+    """Retrain the first steps of a recorded run and compare their losses, or the whole of it and compare the curve.
 
     Args:
         run: the record.
         execution: device, threads, compilation.
-        whole: retrain to the end and compare the training-loss curve as well; its tolerance is 20 times larger,
-            since rounding grows along a trajectory.
+        whole: retrain to the end and compare the curve of the training loss instead of the first steps' losses; the
+            tolerance is 20 times larger, since rounding grows along a trajectory.
+
+    Raises:
+        ValueError: the device is not there.
+        DataError: the data can't be had.
 
     """
-    trainer = Trainer(run.config, execution)
-    same = trainer.device.type == run.provenance.device.split(":")[0]
+    execution = execution or Execution()
+    same = execution.resolve().type == run.provenance.device.split(":")[0]
     tolerance = 1e-3 if same else 1e-2
     if whole:
-        again = train(run.config, execution)
-        pairs = list(zip(run.curves.train_loss, again.curves.train_loss, strict=True))
-        tolerance *= 20
-    else:
-        losses = []
-        trainer.initialize()
-        trainer.model.train()
-        trainer.snapshot(0)
-        for batch in trainer.batches(0):
-            if batch.index == len(run.fingerprint):
-                break
-            losses.append(trainer.step(batch).item())
-        pairs = list(zip(run.fingerprint, losses, strict=True))
-    deviation = max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
-    return Audit(run.config.identity, deviation, tolerance)
+        again = train(run.config, execution).curves.train_loss
+        return Audit(run.config.identity, _deviation(run.curves.train_loss, again), 20 * tolerance)
+    trainer = Trainer(run.config, execution)
+    trainer.initialize()
+    losses = []
+    if trainer.state.diverged is None:
+        trainer.begin(0)
+        # A record without steps says that the run was given up before the first: then none may be made now.
+        steps = len(run.fingerprint) or 1
+        losses = [trainer.step(batch).item() for batch in itertools.islice(trainer.batches(0), steps)]
+    return Audit(run.config.identity, _deviation(run.fingerprint, losses), tolerance)
+
+
+def _deviation(recorded: Sequence[float], again: Sequence[float]) -> float:
+    """Return the largest relative difference; infinite where one list is longer or only one value is finite."""
+    if len(recorded) != len(again):
+        return math.inf
+    return max((_difference(a, b) for a, b in zip(recorded, again, strict=True)), default=0.0)
+
+
+def _difference(recorded: float, again: float) -> float:
+    if recorded == again or (math.isnan(recorded) and math.isnan(again)):
+        return 0.0
+    difference = abs(recorded - again) / max(abs(recorded), 1e-12)
+    return difference if math.isfinite(difference) else math.inf  # max() would drop a NaN

@@ -18,7 +18,7 @@ from torch.nn import functional
 from varred import __version__, data
 from varred.config import Config, Execution, Folds, MetaInitialization, Observation, SVRGRule
 from varred.files import write_atomically
-from varred.init import gradient_quotient, he_normal, metainit, relative_cost
+from varred.init import QuotientError, gradient_quotient, he_normal, metainit, relative_cost
 from varred.measure import gradient_noise, wide
 from varred.optim import STORM, SVRG, Batch
 from varred.record import (
@@ -262,15 +262,19 @@ class Trainer:
         if isinstance(self.optimizer, SVRG) and isinstance(rule, SVRGRule) and rule.snapshot.due(epoch):
             self.optimizer.snapshot(self.batches(epoch, rule.snapshot.batch_size), self.closure)
 
-    def epoch(self, epoch: int) -> Tensor:
-        """Make the steps of one epoch; return their losses on the device, or those before the run was given up."""
-        count = -(-len(self.parts.train) // self.config.batch_size)
-        losses = torch.empty(count, device=self.device, dtype=_dtype(self.config))
+    def begin(self, epoch: int) -> None:
+        """Do what comes before the first step of an epoch: training mode, the seed of dropout, the snapshot."""
         self.model.train()
         # Dropout's randomness is a function of (seed, epoch), like every other draw.
         torch.manual_seed(data.derived_seed(self.config.seed, "noise", epoch))
         with self.timed("snapshots"):
             self.snapshot(epoch)
+
+    def epoch(self, epoch: int) -> Tensor:
+        """Make the steps of one epoch; return their losses on the device, or those before the run was given up."""
+        count = -(-len(self.parts.train) // self.config.batch_size)
+        losses = torch.empty(count, device=self.device, dtype=_dtype(self.config))
+        self.begin(epoch)
         moments = self.observation.moments(epoch, count) if isinstance(self.optimizer, SVRG) else {}
         with self.timed("steps"):
             for batch in self.batches(epoch):
@@ -386,12 +390,18 @@ class Trainer:
         return self._record()
 
     def initialize(self) -> None:
-        """Apply what the config asks for before the first step and beyond the draw of the weights: MetaInit."""
+        """Apply what the config asks for before the first step and beyond the draw of the weights: MetaInit.
+
+        Where its gradient quotient is not finite the run is given up.
+        """
         rule = self.config.initialization
         if isinstance(rule, MetaInitialization):
             with self.timed("initialization"):
-                trace = rescale(self.model, rule, self.parts.shape, self.parts.classes, self.config.seed)
-            self.state.metainit = trace.model_dump()
+                try:
+                    trace = rescale(self.model, rule, self.parts.shape, self.parts.classes, self.config.seed)
+                    self.state.metainit = trace.model_dump()
+                except QuotientError:
+                    self.state.diverged = {"epoch": 0, "reason": "non-finite gradient quotient"}
 
     def save(self, path: FilePath) -> None:
         """Write a checkpoint, whole or not at all."""
