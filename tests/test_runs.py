@@ -81,6 +81,10 @@ def test_identities_stay_what_they_are() -> None:
         ({"optimizer": {"name": "sgd", "learning_rate": "fast"}}, "got 'fast'"),
         ({"optimizer": {"name": "lion", "learning_rate": 1.0}}, "optimizer"),
         ({"data": {"name": "mnist", "holdout": {"kind": "folds", "folds": 4, "fold": 4}}}, "fold must be below"),
+        ({"optimizer": {**RULES["Adam"], "betas": (0.9, 1.0)}}, "betas.1: Input should be less than 1, got 1.0"),
+        ({"optimizer": {**RULES["Adam"], "betas": (-0.1, 0.9)}}, "betas.0: Input should be greater than or equal to 0"),
+        ({"optimizer": {**RULES["Adam"], "betas": (math.nan, 0.9)}}, "betas.0: Input should be"),
+        ({"optimizer": {**RULES["SGD"], "nesterov": True}}, "optimizer.sgd: nesterov needs momentum above 0, got 0.0"),
     ],
 )
 def test_a_bad_config_is_explained_in_one_line(changes: dict[str, Any], message: str) -> None:
@@ -89,6 +93,27 @@ def test_a_bad_config_is_explained_in_one_line(changes: dict[str, Any], message:
     line = explain(caught.value)
     assert message in line
     assert "\n" not in line
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "mlp", "hidden": (16,), "normalization": "batch"},
+        {"name": "lenet", "normalization": "batch"},
+        {"name": "resnet18"},
+        {"name": "torchvision", "architecture": "vgg11"},
+    ],
+)
+def test_larger_snapshot_batches_are_refused_with_batch_normalization(model: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        make("SVRG", model=model)
+    line = explain(caught.value)
+    assert line.startswith("config: optimizer.snapshot.batch_size = 64 needs a network known to have no batch")
+    assert f"this {model['name']} isn't" in line
+    assert "\n" not in line
+    make("SVRG", model=model, optimizer={**RULES["SVRG"], "snapshot": {"every": 2}})
+    make("SVRG", model={"name": "resnet18", "normalization": "none"})
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
