@@ -7,6 +7,8 @@ import math
 import os
 import signal
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from pydantic import ValidationError
 from torch import nn
 
 from varred.config import Config, Execution, MLPModel, explain
+from varred.data import DataError
 from varred.record import Run
 from varred.runs import RecordError, Store, curves, frame, verify
-from varred.sweep import sweep
+from varred.sweep import Phase, SweepError, _train_one, sweep, work_through
 from varred.train import CheckpointError, Trainer, gradient_computations, train
 
 CPU = Execution(device="cpu", threads=1)
@@ -109,8 +112,9 @@ def test_larger_snapshot_batches_are_refused_with_batch_normalization(model: dic
     with pytest.raises(ValidationError) as caught:
         make("SVRG", model=model)
     line = explain(caught.value)
-    assert line.startswith("config: optimizer.snapshot.batch_size = 64 needs a network known to have no batch")
-    assert f"this {model['name']} isn't" in line
+    assert line.startswith("config: optimizer.snapshot.batch_size must be left out where the network may have batch")
+    assert f"as this {model['name']}:" in line
+    assert line.endswith("got 64")
     assert "\n" not in line
     make("SVRG", model=model, optimizer={**RULES["SVRG"], "snapshot": {"every": 2}})
     make("SVRG", model={"name": "resnet18", "normalization": "none"})
@@ -393,6 +397,71 @@ def test_a_sweep_trains_what_is_missing_once(tmp_path: Path) -> None:
     assert len(before) == 2
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
         sweep(configs, store, jobs=0)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_stops_no_other_and_is_named_at_the_end(jobs: int, tmp_path: Path) -> None:
+    bad = make(data={"name": "mnist", "size": "sample", "subset": 5000})
+    good = [make(seed=seed, epochs=1) for seed in range(2)]
+    store = Store(tmp_path)
+    reason = "ValueError: subset = 5000 is more than the 2000 training images there are"
+    with pytest.raises(SweepError) as caught:
+        sweep([bad, *good], store, jobs=jobs)
+    assert str(caught.value) == f"run {bad.identity} failed: {reason}"
+    assert "in prepare" in caught.value.__notes__[0]  # the traceback, for who looks for the cause
+    assert store.missing([bad, *good]) == [bad]
+
+
+def test_a_queue_goes_on_after_a_run_that_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = make(data={"name": "mnist", "size": "sample", "subset": 5000})
+    good, store = make(epochs=1), Store(tmp_path)
+    phases = [Phase("one", [bad]), Phase("one again", [bad]), Phase("two", [good])]
+    with pytest.raises(SweepError) as caught:
+        work_through(phases, store, jobs=1, device="cpu")
+    assert str(caught.value).count(bad.identity) == 1
+    assert store.missing([good]) == []
+    assert f"one: run {bad.identity} failed: ValueError" in capsys.readouterr().out
+
+
+def test_the_data_are_loaded_before_any_worker_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str, size: str) -> None:
+        raise DataError(f"{name} {size} is not here")
+
+    monkeypatch.setattr("varred.data.load", absent)
+    monkeypatch.setattr("varred.sweep._on_this_machine", None)
+    with pytest.raises(DataError, match="mnist sample is not here"):
+        sweep([make()], Store(tmp_path), execution=CPU)
+
+
+def test_a_cluster_has_its_own_devices_and_one_thread_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, asked = make(epochs=1), []
+    run = train(config, CPU)
+
+    def cluster(_: object, configs: list[Config], execution: Execution, *__: object) -> Iterator[Run]:
+        asked.append(execution)
+        yield run
+
+    monkeypatch.setattr("varred.sweep._on_cluster", cluster)
+    monkeypatch.setattr(Execution, "resolve", None)  # the caller's devices are not asked for
+    assert sweep([config], Store(tmp_path), client=object())[0].config == config
+    assert asked == [Execution(threads=1)]
+
+
+def test_threads_of_one_process_train_what_they_would_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = MLPModel.build
+
+    def slow(self: MLPModel, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        time.sleep(0.1)  # between the seed and the draws, as long as another thread needs to seed the generator anew
+        return build(self, shape, classes)
+
+    configs = [make(seed=seed, epochs=1) for seed in (0, 1)]
+    alone = [essence(train(config, CPU)) for config in configs]
+    monkeypatch.setattr(MLPModel, "build", slow)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda config: _train_one(config, CPU, None, None, "unknown"), configs))
+    assert [essence(run) for run in together] == alone
 
 
 def test_a_sweep_survives_a_killed_dask_worker(tmp_path: Path) -> None:

@@ -325,8 +325,8 @@ class Config(Frozen):
         size = self.optimizer.snapshot.batch_size if isinstance(self.optimizer, SVRGRule) else None
         if size is not None and (isinstance(self.model, TorchvisionModel) or self.model.normalization != "none"):
             raise ValueError(
-                f"optimizer.snapshot.batch_size = {size} needs a network known to have no batch normalization, with "
-                f"which the full gradient depends on the batches; this {self.model.name} isn't: leave it out"
+                "optimizer.snapshot.batch_size must be left out where the network may have batch normalization, as "
+                f"this {self.model.name}: the full gradient would be of other batches than the steps'; got {size}"
             )
         return self
 
