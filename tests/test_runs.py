@@ -259,6 +259,10 @@ def test_records_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(RecordError, match="not a valid run record"):
         store.get(run.config)
+    path.write_bytes(b"\xff" + path.read_bytes())
+    with pytest.raises(RecordError, match=rf"{path.name}: can't be read .*codec") as caught:
+        store.all()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,9 +130,11 @@ class Store:
     @staticmethod
     def _read(path: Path) -> Run:
         try:
-            run = Run.model_validate_json(path.read_text())
+            run = Run.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             raise RecordError(f"{path}: not a valid run record ({explain(error)[:200]})") from error
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{path}: can't be read ({error}); restore it or remove it and train again") from error
         if run.config.identity != path.stem:
             raise RecordError(f"{path}: holds run {run.config.identity}; a record is named by its config's identity")
         return run
