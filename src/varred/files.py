@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -27,5 +28,6 @@ def write_atomically(path: Path, data: bytes) -> None:
 def remove_stale(folder: Path) -> None:
     """Remove the temporary files that killed writers left in a folder: those that nobody has touched for an hour."""
     for partial in folder.glob("*.partial"):
-        if time.time() - partial.stat().st_mtime > STALE_SECONDS:
-            partial.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # its writer has renamed it meanwhile
+            if time.time() - partial.stat().st_mtime > STALE_SECONDS:
+                partial.unlink()

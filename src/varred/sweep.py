@@ -42,7 +42,7 @@ class Failure(NamedTuple):
 
     identity: str
     reason: str
-    trace: str = ""
+    trace: str
 
 
 class Phase(NamedTuple):
