@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from conftest import Problem, partition
-from varred.measure import gradient_noise
+from varred.measure import GradientNoise, gradient_noise
 from varred.optim import Batch
 
 
@@ -77,3 +78,20 @@ def test_it_changes_nothing(make_problem: Callable[..., Problem]) -> None:
     assert all(p.grad is None for p in problem.parameters)
     with pytest.raises(ValueError, match="at least one batch"):
         measure(problem, w, w, [])
+
+
+def test_dropout_masks_differ_between_batches_and_agree_within_one(make_problem: Callable[..., Problem]) -> None:
+    dropout = nn.Dropout(0.5)
+    problem, masks = make_problem(dropout), []
+    dropout.register_forward_hook(lambda _module, _inputs, outputs: masks.append(outputs == 0))
+    w = problem.vector()
+    measure(problem, w + 1, w, [problem.batch(i, part) for i, part in enumerate(partition(0, size=10))])
+    here, there = masks[::2], masks[1::2]
+    assert len(here) == 5
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert all(not torch.equal(a, b) for i, a in enumerate(here) for b in here[:i])
+
+
+def test_the_ratio_over_no_noise_is_nan() -> None:
+    noise = GradientNoise(sgd=0.0, centred=1.0, offset=0.0, distance=1.0, curvature=1.0, gradient_norm=1.0)
+    assert math.isnan(noise.ratio)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
-from varred.config import Config, Execution, explain
+from varred.config import Config, Execution, MLPModel, explain
+from varred.data import DataError
 from varred.record import Run
 from varred.runs import RecordError, Store, curves, frame, verify
-from varred.sweep import sweep
-from varred.train import Trainer, gradient_computations, train
+from varred.sweep import Phase, SweepError, _train_one, sweep, work_through
+from varred.train import CheckpointError, Trainer, gradient_computations, train
 
 CPU = Execution(device="cpu", threads=1)
 RULES: dict[str, dict[str, Any]] = {
@@ -79,6 +84,10 @@ def test_identities_stay_what_they_are() -> None:
         ({"optimizer": {"name": "sgd", "learning_rate": "fast"}}, "got 'fast'"),
         ({"optimizer": {"name": "lion", "learning_rate": 1.0}}, "optimizer"),
         ({"data": {"name": "mnist", "holdout": {"kind": "folds", "folds": 4, "fold": 4}}}, "fold must be below"),
+        ({"optimizer": {**RULES["Adam"], "betas": (0.9, 1.0)}}, "betas.1: Input should be less than 1, got 1.0"),
+        ({"optimizer": {**RULES["Adam"], "betas": (-0.1, 0.9)}}, "betas.0: Input should be greater than or equal to 0"),
+        ({"optimizer": {**RULES["Adam"], "betas": (math.nan, 0.9)}}, "betas.0: Input should be"),
+        ({"optimizer": {**RULES["SGD"], "nesterov": True}}, "optimizer.sgd: nesterov needs momentum above 0, got 0.0"),
     ],
 )
 def test_a_bad_config_is_explained_in_one_line(changes: dict[str, Any], message: str) -> None:
@@ -87,6 +96,28 @@ def test_a_bad_config_is_explained_in_one_line(changes: dict[str, Any], message:
     line = explain(caught.value)
     assert message in line
     assert "\n" not in line
+    assert len(line) < 250
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "mlp", "hidden": (16,), "normalization": "batch"},
+        {"name": "lenet", "normalization": "batch"},
+        {"name": "resnet18"},
+        {"name": "torchvision", "architecture": "vgg11"},
+    ],
+)
+def test_larger_snapshot_batches_are_refused_with_batch_normalization(model: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        make("SVRG", model=model)
+    line = explain(caught.value)
+    assert line.startswith("config: optimizer.snapshot.batch_size must be left out where the network may have batch")
+    assert f"as this {model['name']}:" in line
+    assert line.endswith("got 64")
+    assert "\n" not in line
+    make("SVRG", model=model, optimizer={**RULES["SVRG"], "snapshot": {"every": 2}})
+    make("SVRG", model={"name": "resnet18", "normalization": "none"})
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
@@ -152,8 +183,54 @@ def test_a_checkpoint_of_another_run_or_a_broken_one_is_refused(tmp_path: Path) 
     with pytest.raises(ValueError, match="is a checkpoint of run"):
         Trainer(make(seed=1), CPU).load(path)
     path.write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="can't be read; remove it"):
+    with pytest.raises(CheckpointError, match="can't be read; remove it"):
         Trainer(make(), CPU).load(path)
+
+
+def test_a_run_starts_afresh_where_its_checkpoint_is_unreadable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.pt"
+    for damage in (b"half a file", b""):
+        path.write_bytes(damage)
+        assert essence(train(make(), CPU, checkpoint=path)) == essence(train(make(), CPU))
+        assert not path.exists()
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 1
+        assert "run.pt: the checkpoint can't be read and is dropped" in lines[0]
+
+
+def test_a_resumed_record_names_the_programs_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varred.train.CHECKPOINT_SECONDS", -1.0)
+    path, store = tmp_path / "run.pt", Store(tmp_path)
+
+    def part(commit: str, end: int | None) -> Run:
+        def kill(epoch: int, _: int) -> None:
+            if epoch == end:
+                raise KeyboardInterrupt
+
+        return train(make(), CPU, checkpoint=path, commit=commit, progress=kill)
+
+    for commit, end in (("first", 2), ("first", 2), ("second", 3)):
+        with pytest.raises(KeyboardInterrupt):
+            part(commit, end)
+    run = part("third", None)
+    torch_ = torch.__version__
+    assert run.provenance.commit == "third"
+    assert [(p.commit, p.torch) for p in run.provenance.earlier] == [("first", torch_), ("second", torch_)]
+    store.put(run)
+    assert essence(store.get(run.config)) == essence(run)
+
+
+def test_a_run_of_one_program_and_a_checkpoint_without_any_name_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    Trainer(make(), CPU, commit="first").save(path)
+    saved = torch.load(path)
+    del saved["program"]  # as checkpoints were written before
+    torch.save(saved, path)
+    run = train(make(), CPU, checkpoint=path, commit="second")
+    assert run.provenance.earlier == []
+    assert "earlier" not in essence(run)["provenance"]
 
 
 def test_a_diverged_run_stops_early_and_is_recorded(tmp_path: Path) -> None:
@@ -162,7 +239,7 @@ def test_a_diverged_run_stops_early_and_is_recorded(tmp_path: Path) -> None:
     assert len(run.curves.samples) == run.diverged.epoch + 2 < 51
     store = Store(tmp_path)
     store.put(run)
-    assert essence(store.get(run.config)) == essence(run) or "nan" in store.path(run.config).read_text()
+    assert essence(store.get(run.config)) == essence(run)
     assert bool(frame([store.get(run.config)])["diverged"][0])
 
 
@@ -182,6 +259,10 @@ def test_records_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(RecordError, match="not a valid run record"):
         store.get(run.config)
+    path.write_bytes(b"\xff" + path.read_bytes())
+    with pytest.raises(RecordError, match=rf"{path.name}: can't be read .*codec") as caught:
+        store.all()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,10 +270,39 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     run = train(make(epochs=1), CPU)
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(RecordError, match="No space left on device"):
-        Store(tmp_path).put(run)
+    for step in ("replace", "write_bytes"):
+        monkeypatch.setattr(Path, step, full)
+        with pytest.raises(RecordError, match="No space left on device"):
+            Store(tmp_path).put(run)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_the_resume_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("varred.train.CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(Path, "replace", full)
+    run = train(make(), CPU, checkpoint=tmp_path / "run.pt")
     assert not list(tmp_path.iterdir())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3  # one an epoch
+    assert all("run.pt: can't be written" in line and "No space left on device" in line for line in lines)
+    assert essence(run) == essence(train(make(), CPU))
+
+
+def test_a_sweep_removes_what_killed_writers_left_and_nothing_younger(tmp_path: Path) -> None:
+    store, checkpoints = Store(tmp_path / "results"), tmp_path / "checkpoints"
+    for folder in (store.folder, checkpoints):
+        folder.mkdir()
+        for name, age in (("dead", 7200), ("alive", 10)):
+            (folder / f"{name}.1.partial").touch()
+            os.utime(folder / f"{name}.1.partial", (time.time() - age,) * 2)
+    sweep([make(epochs=1)], store, checkpoints=checkpoints, execution=CPU)
+    left = [path.name for folder in (store.folder, checkpoints) for path in folder.glob("*.partial")]
+    assert left == ["alive.1.partial"] * 2
 
 
 def test_verify_holds_a_true_record_and_catches_an_altered_one() -> None:
@@ -201,6 +311,65 @@ def test_verify_holds_a_true_record_and_catches_an_altered_one() -> None:
     assert verify(run, CPU, whole=True).deviation == 0
     altered = run.model_copy(update={"fingerprint": [loss * 1.01 for loss in run.fingerprint]})
     assert not verify(altered, CPU).holds
+
+
+def test_a_nan_on_one_side_fails_and_on_both_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(make(optimizer={"name": "sgd", "learning_rate": 1e6}), CPU)
+    assert any(math.isnan(loss) for loss in [*run.fingerprint, *run.curves.train_loss])
+    assert verify(run, CPU).deviation == 0
+    assert verify(run, CPU, whole=True).deviation == 0
+    sound = train(make(), CPU)
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, batch: step(self, batch) * math.nan)
+    assert verify(sound, CPU).deviation == math.inf
+    altered = run.model_copy(update={"fingerprint": sound.fingerprint})
+    assert not verify(altered, CPU).holds
+
+
+class Dropping(nn.Sequential):
+    """A perceptron with dropout: no network of the book has randomness of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(784, 16), nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize("rule", ["SGD", "SVRG", "STORM"])
+def test_verify_holds_a_true_record_of_a_network_with_dropout(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MLPModel, "build", lambda *_: Dropping())
+    run = train(make(rule, epochs=1), CPU)
+    torch.rand(3)
+    assert verify(run, CPU).deviation == 0
+
+
+@pytest.mark.parametrize("recorded_ends", ["before", "after"])
+def test_a_retraining_of_another_length_fails(recorded_ends: str) -> None:
+    run = train(make(), CPU)
+    loss = run.curves.train_loss
+    other = loss[:-1] if recorded_ends == "before" else [*loss, loss[-1]]
+    altered = run.model_copy(update={"curves": run.curves.model_copy(update={"train_loss": other})})
+    audit = verify(altered, CPU, whole=True)
+    assert audit.deviation == math.inf
+    assert not audit.holds
+
+
+def test_metainit_without_a_finite_quotient_is_a_diverged_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(initialization={"name": "metainit", "steps": 2, "batch_size": 4})
+    sound = train(config, CPU)
+    assert sound.diverged is None
+    with monkeypatch.context() as broken:
+        broken.setattr("varred.init.gradient_quotient", lambda *_: torch.tensor(math.nan))
+        (run,) = sweep([config], Store(tmp_path), execution=CPU)
+        assert run.diverged is not None
+        assert run.diverged.reason == "non-finite gradient quotient"
+        assert (run.diverged.epoch, run.curves.samples, run.fingerprint, run.metainit) == (0, [0], [], None)
+        assert verify(run, CPU).holds
+        assert verify(run, CPU, whole=True).holds
+        assert not verify(sound, CPU).holds
+        assert not verify(sound, CPU, whole=True).holds
+    assert not verify(run, CPU).holds
+    assert not verify(run, CPU, whole=True).holds
 
 
 def test_validation_images_are_not_trained_on() -> None:
@@ -232,6 +401,71 @@ def test_a_sweep_trains_what_is_missing_once(tmp_path: Path) -> None:
     assert len(before) == 2
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
         sweep(configs, store, jobs=0)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_fails_stops_no_other_and_is_named_at_the_end(jobs: int, tmp_path: Path) -> None:
+    bad = make(data={"name": "mnist", "size": "sample", "subset": 5000})
+    good = [make(seed=seed, epochs=1) for seed in range(2)]
+    store = Store(tmp_path)
+    reason = "ValueError: subset = 5000 is more than the 2000 training images there are"
+    with pytest.raises(SweepError) as caught:
+        sweep([bad, *good], store, jobs=jobs)
+    assert str(caught.value) == f"run {bad.identity} failed: {reason}"
+    assert "in prepare" in caught.value.__notes__[0]  # the traceback, for who looks for the cause
+    assert store.missing([bad, *good]) == [bad]
+
+
+def test_a_queue_goes_on_after_a_run_that_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = make(data={"name": "mnist", "size": "sample", "subset": 5000})
+    good, store = make(epochs=1), Store(tmp_path)
+    phases = [Phase("one", [bad]), Phase("one again", [bad]), Phase("two", [good])]
+    with pytest.raises(SweepError) as caught:
+        work_through(phases, store, jobs=1, device="cpu")
+    assert str(caught.value).count(bad.identity) == 1
+    assert store.missing([good]) == []
+    assert f"one: run {bad.identity} failed: ValueError" in capsys.readouterr().out
+
+
+def test_the_data_are_loaded_before_any_worker_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str, size: str) -> None:
+        raise DataError(f"{name} {size} is not here")
+
+    monkeypatch.setattr("varred.data.load", absent)
+    monkeypatch.setattr("varred.sweep._on_this_machine", None)
+    with pytest.raises(DataError, match="mnist sample is not here"):
+        sweep([make()], Store(tmp_path), execution=CPU)
+
+
+def test_a_cluster_has_its_own_devices_and_one_thread_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, asked = make(epochs=1), []
+    run = train(config, CPU)
+
+    def cluster(_: object, configs: list[Config], execution: Execution, *__: object) -> Iterator[Run]:
+        asked.append(execution)
+        yield run
+
+    monkeypatch.setattr("varred.sweep._on_cluster", cluster)
+    monkeypatch.setattr(Execution, "resolve", None)  # the caller's devices are not asked for
+    assert sweep([config], Store(tmp_path), client=object())[0].config == config
+    assert asked == [Execution(threads=1)]
+
+
+def test_threads_of_one_process_train_what_they_would_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = MLPModel.build
+
+    def slow(self: MLPModel, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        time.sleep(0.1)  # between the seed and the draws, as long as another thread needs to seed the generator anew
+        return build(self, shape, classes)
+
+    configs = [make(seed=seed, epochs=1) for seed in (0, 1)]
+    alone = [essence(train(config, CPU)) for config in configs]
+    monkeypatch.setattr(MLPModel, "build", slow)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda config: _train_one(config, CPU, None, None, "unknown"), configs))
+    assert [essence(run) for run in together] == alone
 
 
 def test_a_sweep_survives_a_killed_dask_worker(tmp_path: Path) -> None:

@@ -61,6 +61,25 @@ def test_a_size_taken_from_the_tuple_is_refused(problem: Problem) -> None:
     assert (torch.cat([g.flatten() for g in wrong.full_gradient]) - mu).abs().max() > 1e-4
 
 
+def test_a_closure_that_zeroes_gradients_gives_the_same_full_gradient_and_step(problem: Problem) -> None:
+    start, batches = problem.vector(), [problem.batch(i, part) for i, part in enumerate(partition(0))]
+
+    def zeroing(batch: Batch) -> torch.Tensor:
+        problem.model.zero_grad()
+        return problem.closure(batch)
+
+    found = []
+    for closure in (problem.closure, zeroing):
+        problem.load(start)
+        optimizer = plain(problem)
+        optimizer.snapshot(batches, closure)
+        problem.load(start + 0.3)
+        optimizer.step(batches[0], closure)
+        found.append((torch.cat([g.flatten() for g in optimizer.full_gradient]), problem.vector()))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_estimate_is_the_full_gradient_at_the_snapshot(problem: Problem) -> None:
     optimizer, parts = plain(problem), partition(0)
     snapshot(problem, optimizer, parts)
@@ -123,6 +142,33 @@ def test_a_resumed_run_equals_one_never_stopped_bit_for_bit(make_problem: Callab
     assert torch.equal(run(stop=True), run(stop=False))
 
 
+def test_the_state_holds_alpha_and_older_states_leave_it(problem: Problem) -> None:
+    half = SVRG(torch.optim.SGD(problem.parameters, lr=0.2), alpha=0.5)
+    snapshot(problem, half, partition(0))
+    state = half.state_dict()
+    other = plain(problem)
+    other.load_state_dict(state)
+    assert other.alpha == 0.5
+    older = plain(problem)
+    older.load_state_dict({key: value for key, value in state.items() if key != "alpha"})
+    assert older.alpha == 1.0
+
+
+def test_a_snapshot_of_other_parameters_is_refused_and_changes_nothing(problem: Problem) -> None:
+    optimizer = plain(problem)
+    snapshot(problem, optimizer, partition(0))
+    state = optimizer.state_dict()
+    for point, message in (
+        ([v.flatten() for v in state["point"]], r"point\[0\] has shape \(20,\), the parameter has \(4, 5\)"),
+        (state["point"][:3], "point has 3 tensors, the optimizer has 4 parameters"),
+    ):
+        fresh = plain(problem)
+        with pytest.raises(ValueError, match=message):
+            fresh.load_state_dict({**state, "point": point, "alpha": 0.5})
+        assert fresh.alpha == 1.0
+        assert fresh.snapshot_point == []
+
+
 def test_batch_normalization_statistics_are_those_of_the_iterate_alone(make_problem: Callable[..., Problem]) -> None:
     def statistics(reset: bool, only_iterate: bool = False) -> torch.Tensor:
         problem = make_problem(nn.BatchNorm1d(4))
@@ -158,6 +204,33 @@ def test_dropout_draws_the_same_mask_at_both_points(make_problem: Callable[..., 
     torch.manual_seed(5)
     estimate(problem, optimizer, torch.arange(8))
     assert torch.equal(torch.rand(1), after_sgd)
+
+
+@pytest.mark.parametrize("out", ["frozen", "unreached"])
+def test_what_gets_no_gradient_is_left_out_of_the_step(make_problem: Callable[..., Problem], out: str) -> None:
+    def run(alpha: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+        problem = make_problem()
+        aside = problem.parameters[1] if out == "frozen" else nn.Parameter(torch.ones(3))
+        aside.requires_grad_(out != "frozen")
+        parameters = problem.parameters + ([aside] if out == "unreached" else [])
+        base = torch.optim.SGD(parameters, lr=0.2, momentum=0.9, weight_decay=0.1)
+        optimizer = base if alpha is None else SVRG(base, alpha=alpha)
+        before = aside.detach().clone()
+        if isinstance(optimizer, SVRG):
+            snapshot(problem, optimizer, partition(0))
+        for part in partition(1):
+            if isinstance(optimizer, SVRG):
+                optimizer.step(problem.batch(0, part), problem.closure)
+            else:
+                optimizer.zero_grad()
+                problem.closure(problem.batch(0, part))
+                optimizer.step()
+        return problem.vector(), aside.detach() - before
+
+    (plain_sgd, _), (without, _), (corrected, moved) = run(None), run(0.0), run(1.0)
+    assert torch.equal(without, plain_sgd)
+    assert not torch.equal(corrected, plain_sgd)
+    assert not moved.any()
 
 
 def test_persistent_state_is_two_parameter_copies(problem: Problem) -> None:

@@ -22,6 +22,7 @@ from varred.optim import STORM, SVRG
 Preset = Literal["smoke", "cpu", "paper"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -118,9 +119,15 @@ class SGDRule(Frozen):
 
     name: Literal["sgd"]
     learning_rate: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    momentum: BelowOne = 0.0
     nesterov: bool = False
     weight_decay: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> SGDRule:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0, got 0.0")
+        return self
 
     def build(self, model: nn.Module) -> Optimizer:
         """Return the optimizer of the model's parameters."""
@@ -132,7 +139,7 @@ class AdamRule(Frozen):
 
     name: Literal["adam"]
     learning_rate: Positive
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     eps: Positive = 1e-8
 
     def build(self, model: nn.Module) -> Optimizer:
@@ -159,7 +166,7 @@ class Snapshot(Frozen):
         every: epochs between snapshots.
         last: the last epoch (from 0) that may start with one; None for no end.
         batch_size: size of the batches of the snapshot pass; None for the step's own. The mean is the same up to
-            rounding; only for models without batch-dependent layers.
+            rounding; only for networks without batch normalization, which would make it another mean.
 
     """
 
@@ -265,7 +272,7 @@ class MetaInitialization(Frozen):
     steps: Count = 200
     batch_size: Count = 32
     learning_rate: Positive = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: BelowOne = 0.9
     start: Literal["default", "he"] = "default"
 
 
@@ -312,6 +319,16 @@ class Config(Frozen):
     redraw_transforms: Count = 1
     redraw_last: Annotated[int, Field(ge=0)] | None = None
     initialization: Initialization | None = None
+
+    @model_validator(mode="after")
+    def _snapshot_of_the_steps_batches(self) -> Config:
+        size = self.optimizer.snapshot.batch_size if isinstance(self.optimizer, SVRGRule) else None
+        if size is not None and (isinstance(self.model, TorchvisionModel) or self.model.normalization != "none"):
+            raise ValueError(
+                "optimizer.snapshot.batch_size must be left out where the network may have batch normalization, as "
+                f"this {self.model.name}: the full gradient would be of other batches than the steps'; got {size}"
+            )
+        return self
 
     @property
     def canonical(self) -> str:
@@ -418,5 +435,8 @@ def explain(error: ValidationError) -> str:
     parts = []
     for item in error.errors():
         where = ".".join(str(p) for p in item["loc"]) or "config"
-        parts.append(f"{where}: {item['msg']}, got {item['input']!r}")
+        if item["type"] == "value_error":  # our own, of a whole section: the message shows the values that matter
+            parts.append(f"{where}: {item['ctx']['error']}")
+        else:
+            parts.append(f"{where}: {item['msg']}, got {item['input']!r}")
     return "; ".join(parts)

@@ -111,6 +111,10 @@ def relative_cost(model: nn.Module, shape: tuple[int, ...], classes: int) -> flo
     return float(counts[1] / counts[0])
 
 
+class QuotientError(ValueError):
+    """A gradient quotient is not finite: MetaInit can't go on."""
+
+
 @dataclass(frozen=True)
 class MetaInit:
     """What :func:`metainit` did.
@@ -162,7 +166,8 @@ def metainit(
         seed: of the noise.
 
     Raises:
-        ValueError: an argument is out of range, or the quotient is not finite.
+        ValueError: an argument is out of range.
+        QuotientError: the quotient is not finite; the model is left as the steps before made it.
 
     References:
         Dauphin and Schoenholz (2019), algorithm in their appendix; source 000, section 2.8.
@@ -193,7 +198,8 @@ def metainit(
         targets = torch.randint(classes, (batch_size,), generator=noise).to(sample.device)
         quotient = gradient_quotient(functional.cross_entropy(model(inputs), targets), parameters.values(), eps)
         if not bool(quotient.isfinite()):
-            raise ValueError(f"the gradient quotient is {quotient.item()} after {len(quotients)} steps")
+            model.train(training)
+            raise QuotientError(f"the gradient quotient is {quotient.item()} after {len(quotients)} steps")
         quotients.append(quotient.item())
         slopes = torch.autograd.grad(quotient, [parameters[name] for name in first])
         with torch.no_grad():

@@ -15,6 +15,7 @@ reduces variance where that is below ``sgd``; at one snapshot an epoch it pays w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,8 +49,8 @@ class GradientNoise:
 
     @property
     def ratio(self) -> float:
-        """Mean squared error of the SVRG estimate over the variance of the mini-batch gradient."""
-        return (self.centred + self.offset) / self.sgd
+        """Mean squared error of the SVRG estimate over the variance of the mini-batch gradient; NaN over none."""
+        return (self.centred + self.offset) / self.sgd if self.sgd else math.nan
 
 
 def gradient_noise(
@@ -62,10 +63,11 @@ def gradient_noise(
     buffers: Iterable[Tensor] = (),
     size: Size = size_of,
 ) -> GradientNoise:
-    r"""Measure the noise of SGD's and SVRG's estimates over a partition; change nothing.
+    r"""Measure the noise of SGD's and SVRG's estimates over a partition; change nothing but drop existing gradients.
 
     One pass, two gradients a batch, a handful of copies of the parameters in memory whatever the number of batches:
-    means are updated batch by batch in float64 (West's weighted form of Welford's recurrence).
+    means are updated batch by batch in float64 (West's weighted form of Welford's recurrence). Both evaluations of a
+    batch meet the same buffers and random draws (dropout's masks), the next batch meets others, as in the steps.
 
     Args:
         parameters: the model's parameters, at :math:`w`.
@@ -73,7 +75,7 @@ def gradient_noise(
         full_gradient: :math:`\mu`, a tensor a parameter.
         batches: the partition; each batch weighs by its size.
         closure: as for the optimizers: forward, backward, returns the loss.
-        buffers: ``model.buffers()``, put back afterwards; so is the random state.
+        buffers: ``model.buffers()``, put back afterwards; so is the random state. ``.grad`` is None afterwards.
         size: returns the number of samples of a batch.
 
     Raises:
@@ -97,19 +99,18 @@ def gradient_noise(
     parameters = list(parameters)
     point = [value.detach().clone() for value in snapshot]
     moments = {name: _Moments() for name in ("here", "there", "difference")}
-    lengths = torch.zeros((), dtype=torch.float64, device=parameters[0].device)
+    lengths = torch.zeros((), dtype=torch.float64)
     total = 0
     for parameter in parameters:
         parameter.grad = None
     kept = list(buffers)
-    for batch in batches:
-        weight = size(batch)
-        total += weight
-        with preserved(kept, parameters[0].device):
-            with torch.enable_grad():
+    with preserved(kept, parameters[0].device):
+        for batch in batches:
+            weight = size(batch)
+            total += weight
+            with preserved(kept, parameters[0].device), torch.enable_grad():
                 closure(batch)
             here = _vector(take_gradients(parameters))
-        with preserved(kept, parameters[0].device):
             exchange(parameters, point)
             try:
                 with torch.enable_grad():
@@ -117,10 +118,10 @@ def gradient_noise(
             finally:
                 exchange(parameters, point)
             there = _vector(take_gradients(parameters))
-        difference = here - there
-        lengths = lengths + weight * torch.linalg.vector_norm(difference)
-        for name, value in (("here", here), ("there", there), ("difference", difference)):
-            moments[name].add(value, weight)
+            difference = here - there
+            lengths = lengths + weight * torch.linalg.vector_norm(difference)
+            for name, value in (("here", here), ("there", there), ("difference", difference)):
+                moments[name].add(value, weight)
     if not total:
         raise ValueError("gradient noise needs at least one batch, got none (an exhausted iterator?)")
     distance = float(torch.linalg.vector_norm(_vector(parameters) - _vector(point)))
@@ -134,8 +135,13 @@ def gradient_noise(
     )
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64 where it lies; on the CPU where it lies on MPS, which has no float64."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
 def _vector(values: Sequence[Tensor]) -> Tensor:
-    return torch.cat([value.detach().flatten() for value in values]).double()
+    return wide(torch.cat([value.detach().flatten() for value in values]))
 
 
 class _Moments:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
 from varred.config import Config, Frozen, Observation
 
@@ -150,10 +150,16 @@ class MetaInitTrace(Frozen):
 
 
 class Divergence(Frozen):
-    """Where a run was given up, and why."""
+    """Where a run was given up, and why.
+
+    Attributes:
+        epoch: from 0.
+        reason: a non-finite gradient quotient ends MetaInit, so it comes before the first step.
+
+    """
 
     epoch: int
-    reason: Literal["non-finite loss", "loss above 10 times the first"]
+    reason: Literal["non-finite loss", "loss above 10 times the first", "non-finite gradient quotient"]
 
 
 class Seconds(Frozen):
@@ -165,8 +171,27 @@ class Seconds(Frozen):
     initialization: float = 0.0
 
 
+class Program(Frozen):
+    """A state of the code and the torch it ran with."""
+
+    commit: str
+    torch: str
+
+
 class Provenance(Frozen):
-    """Which program made the record, and on what."""
+    """Which program made the record, and on what.
+
+    Attributes:
+        package: its version.
+        commit: of the code that trained the last part of the run; parts end where a checkpoint is resumed from.
+        torch: its version, then.
+        device: then.
+        threads: then.
+        compiled: whether the model went through :func:`torch.compile`, then.
+        earlier: the programs that trained parts before it changed, each once, in order; left out of the file where
+            there are none.
+
+    """
 
     package: str
     commit: str
@@ -174,6 +199,14 @@ class Provenance(Frozen):
     device: str
     threads: int
     compiled: bool = False
+    earlier: list[Program] = []
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_program(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if not self.earlier:
+            values.pop("earlier", None)
+        return values
 
 
 class Run(Frozen):
@@ -184,10 +217,11 @@ class Run(Frozen):
         config: the run.
         curves: see :class:`Curves`.
         final: at the end; for a diverged run, at the point where it was given up.
-        fingerprint: losses of the first 20 steps, by which anyone can audit the record in seconds.
+        fingerprint: losses of the first 20 steps, by which anyone can audit the record in seconds; empty for a run
+            given up before its first step.
         path: of STORM's step sizes; None for other methods.
         noise: of the gradients, where it was asked for.
-        metainit: None where the config doesn't ask for it.
+        metainit: None where the config doesn't ask for it, and where it could not be carried through.
         diverged: None for a run that reached its end.
         data_checksum: SHA-256 of the data set in canonical order.
         curve_images: number of training images behind ``curves.train_loss``.

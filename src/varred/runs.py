@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import itertools
+import math
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +15,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from varred.config import Config, Execution, Observation, Preset, explain
+from varred.files import write_atomically
 from varred.record import Run
 from varred.train import Trainer, train
 
@@ -35,8 +38,12 @@ def results(preset: str) -> Store:
     return Store(root / ".varred" / "smoke" if preset == "smoke" else root / "book" / "results")
 
 
+@cache
 def commit() -> str:
-    """Return the repository's commit, with ``+changes`` where the package's files differ from it."""
+    """Return the repository's commit, with ``+changes`` where the package's files differ from it.
+
+    It is looked up once: the code in memory doesn't move with the repository.
+    """
     root = repository()
     if root is None:
         return "unknown"
@@ -106,24 +113,28 @@ class Store:
         return [self._read(path) for path in sorted(self.folder.glob("*.json"))]
 
     def put(self, run: Run) -> Path:
-        """Write a record: to a temporary file first, then renamed, so that a kill or a full disk leaves no half."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write a record, whole or not at all.
+
+        Raises:
+            RecordError: it can't be written.
+
+        """
         path = self.path(run.config)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            partial.write_text(run.model_dump_json(indent=1) + "\n")
-            partial.replace(path)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, (run.model_dump_json(indent=1) + "\n").encode())
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise RecordError(f"{path}: can't be written ({error.strerror}); free some space and run again") from error
         return path
 
     @staticmethod
     def _read(path: Path) -> Run:
         try:
-            run = Run.model_validate_json(path.read_text())
+            run = Run.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             raise RecordError(f"{path}: not a valid run record ({explain(error)[:200]})") from error
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{path}: can't be read ({error}); restore it or remove it and train again") from error
         if run.config.identity != path.stem:
             raise RecordError(f"{path}: holds run {run.config.identity}; a record is named by its config's identity")
         return run
@@ -171,12 +182,13 @@ def curves(runs: Sequence[Run]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Audit:
-    """What retraining the first steps of a recorded run gave.
+    """What retraining the first steps of a recorded run, or the whole of it, gave.
 
     Attributes:
         identity: the run.
-        deviation: largest relative difference between recorded and retrained losses.
-        tolerance: what is allowed: 1e-3 on the same kind of device, 1e-2 across kinds.
+        deviation: largest relative difference between recorded and retrained losses; infinite where only one of the
+            two is finite, or one of the two runs ended before the other.
+        tolerance: what is allowed: 1e-3 on the same kind of device, 1e-2 across kinds; for a whole run 20 times that.
 
     """
 
@@ -191,31 +203,45 @@ class Audit:
 
 
 def verify(run: Run, execution: Execution | None = None, *, whole: bool = False) -> Audit:
-    """Retrain the first steps of a recorded run, or the whole of it, and compare losses.
+    """Retrain the first steps of a recorded run and compare their losses, or the whole of it and compare the curve.
 
     Args:
         run: the record.
         execution: device, threads, compilation.
-        whole: retrain to the end and compare the training-loss curve as well; its tolerance is 20 times larger,
-            since rounding grows along a trajectory.
+        whole: retrain to the end and compare the curve of the training loss instead of the first steps' losses; the
+            tolerance is 20 times larger, since rounding grows along a trajectory.
+
+    Raises:
+        ValueError: the device is not there.
+        DataError: the data can't be had.
 
     """
-    trainer = Trainer(run.config, execution)
-    same = trainer.device.type == run.provenance.device.split(":")[0]
+    execution = execution or Execution()
+    same = execution.resolve().type == run.provenance.device.split(":")[0]
     tolerance = 1e-3 if same else 1e-2
     if whole:
-        again = train(run.config, execution)
-        pairs = list(zip(run.curves.train_loss, again.curves.train_loss, strict=True))
-        tolerance *= 20
-    else:
-        losses = []
-        trainer.initialize()
-        trainer.model.train()
-        trainer.snapshot(0)
-        for batch in trainer.batches(0):
-            if batch.index == len(run.fingerprint):
-                break
-            losses.append(trainer.step(batch).item())
-        pairs = list(zip(run.fingerprint, losses, strict=True))
-    deviation = max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
-    return Audit(run.config.identity, deviation, tolerance)
+        again = train(run.config, execution).curves.train_loss
+        return Audit(run.config.identity, _deviation(run.curves.train_loss, again), 20 * tolerance)
+    trainer = Trainer(run.config, execution)
+    trainer.initialize()
+    losses = []
+    if trainer.state.diverged is None:
+        trainer.begin(0)
+        # A record without steps says that the run was given up before the first: then none may be made now.
+        steps = len(run.fingerprint) or 1
+        losses = [trainer.step(batch).item() for batch in itertools.islice(trainer.batches(0), steps)]
+    return Audit(run.config.identity, _deviation(run.fingerprint, losses), tolerance)
+
+
+def _deviation(recorded: Sequence[float], again: Sequence[float]) -> float:
+    """Return the largest relative difference; infinite where one list is longer or only one value is finite."""
+    if len(recorded) != len(again):
+        return math.inf
+    return max((_difference(a, b) for a, b in zip(recorded, again, strict=True)), default=0.0)
+
+
+def _difference(recorded: float, again: float) -> float:
+    if recorded == again or (math.isnan(recorded) and math.isnan(again)):
+        return 0.0
+    difference = abs(recorded - again) / max(abs(recorded), 1e-12)
+    return difference if math.isfinite(difference) else math.inf  # max() would drop a NaN

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +13,9 @@ import joblib
 from pydantic import ValidationError
 from tqdm import tqdm
 
+from varred import data
 from varred.config import Config, Execution, Observation, explain
+from varred.files import remove_stale
 from varred.record import Run
 from varred.runs import Store, commit
 from varred.timing import estimate
@@ -23,6 +27,22 @@ _ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "10000000000",
     "MALLOC_TOP_PAD_": "67108864",
 }
+
+
+# torch's random generator, that of weights and dropout, belongs to the process: its threads train one after the other.
+_TRAINING = threading.Lock()
+
+
+class SweepError(RuntimeError):
+    """Some runs could not be trained; the message names each with its reason, the others are recorded."""
+
+
+class Failure(NamedTuple):
+    """A run that raised: its identity, the reason in a line, and the traceback."""
+
+    identity: str
+    reason: str
+    trace: str
 
 
 class Phase(NamedTuple):
@@ -55,38 +75,56 @@ def sweep(
     """Train the configs that have no record, and return all records in the configs' order.
 
     Workers return records and only the caller writes them, one by one as they come, so a sweep can be killed at any
-    moment and loses at most what the checkpoints don't hold.
+    moment and loses at most what the checkpoints don't hold. A run that raises doesn't stop the others. A process
+    trains one run at a time, whatever its threads.
 
     Args:
         configs: what to train, most wanted first.
         store: where records lie.
         jobs: processes on this machine. Two single-threaded ones beat one with two threads.
-        execution: device, threads and compilation; one thread a process unless it says otherwise.
-        client: a ``dask.distributed.Client``; then ``jobs`` is the cluster's affair.
+        execution: device, threads and compilation. By default one thread a process where there may be several (on a
+            cluster, or with ``jobs`` above 1), else as many as torch chooses.
+        client: a ``dask.distributed.Client``; then ``jobs`` is the cluster's affair, and so are devices and data.
         checkpoints: folder for checkpoints, seen by all workers; None for no checkpoints.
         observation: what to measure on the way; a record that lacks it is made again.
 
     Raises:
         ValueError: ``jobs`` is below 1, or the device is not there.
+        DataError: the data can't be had.
+        SweepError: runs have failed; raised at the end.
 
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     missing = store.missing(configs, observation)
     if missing:
-        execution = execution or Execution(threads=1 if jobs > 1 else None)
-        execution.resolve()
+        execution = execution or Execution(threads=1 if jobs > 1 or client is not None else None)
+        if client is None:
+            execution.resolve()
+            for name, size in dict.fromkeys((config.data.name, config.data.size) for config in missing):
+                data.load(name, size)  # once, before the workers would all download it
         if checkpoints is not None:
             checkpoints.mkdir(parents=True, exist_ok=True)
+            remove_stale(checkpoints)
+        remove_stale(store.folder)
         results = (
             _on_cluster(client, missing, execution, checkpoints, observation)
             if client is not None
             else _on_this_machine(missing, execution, checkpoints, observation, jobs)
         )
+        failures = []
         for run in tqdm(results, total=len(missing), desc="runs"):
+            if isinstance(run, Failure):
+                failures.append(run)
+                continue
             store.put(run)
             if checkpoints is not None:
                 _checkpoint(run.config, checkpoints).unlink(missing_ok=True)  # type: ignore[union-attr]
+        if failures:
+            error = SweepError("; ".join(f"run {failure.identity} failed: {failure.reason}" for failure in failures))
+            for failure in failures:
+                error.add_note(failure.trace)
+            raise error
     return [store.get(config) for config in configs]
 
 
@@ -96,9 +134,18 @@ def _checkpoint(config: Config, folder: Path | None) -> Path | None:
 
 def _train_one(
     config: Config, execution: Execution, checkpoints: Path | None, observation: Observation | None, version: str
-) -> Run:
+) -> Run | Failure:
     checkpoint = _checkpoint(config, checkpoints)
-    return train(config, execution, checkpoint=checkpoint, commit=version, observation=observation)
+    with _TRAINING:
+        try:
+            return train(config, execution, checkpoint=checkpoint, commit=version, observation=observation)
+        except Exception as error:  # whatever torch refuses with
+            return _failure(config, error)
+
+
+def _failure(config: Config, error: Exception) -> Failure:
+    reason = f"{type(error).__name__}: {error}".split("\n")[0]
+    return Failure(config.identity, reason, "".join(traceback.format_exception(error)))
 
 
 def _on_this_machine(
@@ -107,7 +154,7 @@ def _on_this_machine(
     checkpoints: Path | None,
     observation: Observation | None,
     jobs: int,
-) -> Iterator[Run]:
+) -> Iterator[Run | Failure]:
     for name, value in _ALLOCATOR.items():
         os.environ.setdefault(name, value)
     version = commit()
@@ -121,16 +168,22 @@ def _on_cluster(
     execution: Execution,
     checkpoints: Path | None,
     observation: Observation | None,
-) -> Iterator[Run]:
+) -> Iterator[Run | Failure]:
     from distributed import as_completed
 
     version = commit()
-    futures = [
-        client.submit(_train_one, config, execution, checkpoints, observation, version, pure=False, priority=-place)
+    futures = {
+        client.submit(
+            _train_one, config, execution, checkpoints, observation, version, pure=False, priority=-place
+        ): config
         for place, config in enumerate(configs)
-    ]
+    }
     for future in as_completed(futures):
-        yield future.result()
+        try:
+            result: Run | Failure = future.result()
+        except Exception as error:  # its workers were lost, again and again
+            result = _failure(futures[future], error)
+        yield result
 
 
 def work_through(
@@ -143,6 +196,8 @@ def work_through(
 ) -> None:
     """Train a queue's missing runs phase by phase, saying before each what it will take.
 
+    Runs that fail stop neither their phase nor the next ones.
+
     Args:
         phases: in order of need; later ones may depend on the records of those before.
         store: where records lie.
@@ -152,6 +207,8 @@ def work_through(
 
     Raises:
         ValueError: the device is unknown or not there, or ``jobs`` is below 1.
+        DataError: the data can't be had.
+        SweepError: runs have failed; raised at the end.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
@@ -160,10 +217,18 @@ def work_through(
     except ValidationError as error:
         raise ValueError(explain(error)) from None
     execution.resolve()
+    commit()  # of the code in memory, before the repository moves on
     checkpoints = store.folder / ".checkpoints"
+    failures: dict[str, SweepError] = {}
     for name, configs, observation, _ in phases:
         missing = store.missing(configs, observation)
         seconds = estimate(missing, times or {}, jobs)
         took = "" if seconds is None or not missing else f", about {seconds / 60:.0f} minutes on the timed machine"
         print(f"{name}: {len(set(configs)) - len(missing)} recorded, {len(missing)} to train{took}", flush=True)
-        sweep(configs, store, jobs=jobs, execution=execution, checkpoints=checkpoints, observation=observation)
+        try:
+            sweep(configs, store, jobs=jobs, execution=execution, checkpoints=checkpoints, observation=observation)
+        except SweepError as error:
+            print(f"{name}: {error}", flush=True)
+            failures[str(error)] = error
+    if failures:
+        raise SweepError("; ".join(failures)) from next(iter(failures.values()))

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from varred.config import Config, Execution, Rule, SVRGRule
+from varred.files import write_atomically
 from varred.optim import SVRG, Batch
 from varred.record import Run
-from varred.runs import Store
+from varred.runs import RecordError, Store
 from varred.train import Trainer, device_name, training_images
 
 STEPS = 50
@@ -50,19 +51,28 @@ def estimate(configs: Sequence[Config], times: Mapping[str, Mapping[str, float]]
         own = times.get(kind(config))
         if own is None:
             return None
-        steps = -(-training_images(config) // config.batch_size)
-        total += config.epochs * steps * own["step"]
-        if isinstance(config.optimizer, SVRGRule):
-            snapshots = sum(config.optimizer.snapshot.due(epoch) for epoch in range(config.epochs))
-            total += own["snapshot"] * training_images(config) * snapshots
+        images = training_images(config)
+        steps = -(-images // config.batch_size)
+        total += _cumulative(config, own, images, [steps] * config.epochs)[-1]
     return total / jobs
+
+
+def _cumulative(config: Config, own: Mapping[str, float], images: int, steps: Sequence[int]) -> list[float]:
+    """Return the training time at the start and after each epoch: its steps and, if one is due, a snapshot pass."""
+    total, points = 0.0, [0.0]
+    for epoch, count in enumerate(steps):
+        if isinstance(config.optimizer, SVRGRule) and config.optimizer.snapshot.due(epoch):
+            total += own["snapshot"] * images
+        total += count * own["step"]
+        points.append(total)
+    return points
 
 
 def measure(configs: Sequence[Config], execution: Execution | None = None) -> list[dict[str, float | str | int]]:
     """Time the steps and the snapshot passes of several configs in turns; call it with nothing else running.
 
-    The least over rounds counts: whatever else a machine does can only add to it, and turns spread its moods evenly. A
-    round of a config lasts about a second; a snapshot pass is timed on some of its batches.
+    The least over rounds counts: whatever else a machine does can only add to it, and turns spread its moods evenly. In
+    a round, a config makes steps for about half a second, 50 at most, and a snapshot pass over half as many batches.
 
     Returns:
         For each config: seconds per step, seconds per image of a snapshot pass, device and threads.
@@ -135,27 +145,46 @@ def _timed(trainer: Trainer, name: str, work: Callable[[], object]) -> float:
 def seconds(run: Run, times: dict[str, dict[str, float]]) -> list[float]:
     """Return the training time at each of the curves' points: steps and snapshot passes times their own times.
 
+    Of an epoch in which the run was given up, the steps that were made count.
+
     Raises:
         KeyError: this kind of configuration has not been timed.
     """
     config = run.config
     if kind(config) not in times:
         raise KeyError(f"no time for {kind(config)!r}: measure it with python -m varred time, on an idle machine")
-    own = times[kind(config)]
-    per_epoch = -(-run.training_images // config.batch_size) * own["step"]
-    rule = config.optimizer
-    total, points = 0.0, [0.0]
-    for epoch in range(len(run.curves.samples) - 1):
-        if isinstance(rule, SVRGRule) and rule.snapshot.due(epoch):
-            total += own["snapshot"] * run.training_images
-        total += per_epoch
-        points.append(total)
-    return points
+    steps = [_steps(run, epoch) for epoch in range(len(run.curves.samples) - 1)]
+    return _cumulative(config, times[kind(config)], run.training_images, steps)
+
+
+def _steps(run: Run, epoch: int) -> int:
+    """Return the number of steps made in an epoch, from its count of gradient computations."""
+    rule, samples = run.config.optimizer, run.curves.samples
+    count = samples[epoch + 1] - samples[epoch]
+    if isinstance(rule, SVRGRule):
+        count = (count - run.training_images * rule.snapshot.due(epoch)) // 2
+    elif rule.name == "storm":
+        # The first step evaluates its batch once.
+        count = (count + (min(run.config.batch_size, run.training_images) if epoch == 0 else 0)) // 2
+    return -(-count // run.config.batch_size)
 
 
 def read(path: Path) -> dict[str, dict[str, float]]:
-    """Read the measured times; empty if there are none yet."""
-    return json.loads(path.read_text()) if path.exists() else {}
+    """Read the measured times; empty if there are none yet.
+
+    Raises:
+        RecordError: the file is damaged.
+
+    """
+    if not path.exists():
+        return {}
+    try:
+        times: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(own, dict) for own in times.values()):
+            raise TypeError("an entry is not an object")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path}: not a file of measured times ({error}); restore it or measure again") from error
+    return times
 
 
 def update(path: Path, configs: Sequence[Config], execution: Execution | None = None) -> None:
@@ -163,7 +192,7 @@ def update(path: Path, configs: Sequence[Config], execution: Execution | None = 
     kinds = {kind(config): config for config in configs}
     times: dict[str, object] = dict(read(path))
     times.update(zip(kinds, measure(list(kinds.values()), execution), strict=True))
-    path.write_text(json.dumps(times, indent=1, sort_keys=True) + "\n")
+    write_atomically(path, (json.dumps(times, indent=1, sort_keys=True) + "\n").encode())
 
 
 def times_path(store: Store) -> Path:

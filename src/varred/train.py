@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
+import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,10 +17,23 @@ from torch.nn import functional
 
 from varred import __version__, data
 from varred.config import Config, Execution, Folds, MetaInitialization, Observation, SVRGRule
-from varred.init import gradient_quotient, he_normal, metainit, relative_cost
-from varred.measure import gradient_noise
+from varred.files import write_atomically
+from varred.init import QuotientError, gradient_quotient, he_normal, metainit, relative_cost
+from varred.measure import gradient_noise, wide
 from varred.optim import STORM, SVRG, Batch
-from varred.record import Curves, Divergence, Evaluation, Final, MetaInitTrace, Noise, Path, Provenance, Run, Seconds
+from varred.record import (
+    Curves,
+    Divergence,
+    Evaluation,
+    Final,
+    MetaInitTrace,
+    Noise,
+    Path,
+    Program,
+    Provenance,
+    Run,
+    Seconds,
+)
 
 CURVE_IMAGES = 10_000
 LOOK_EVERY = 100  # steps between two looks at the losses on the device
@@ -67,7 +80,7 @@ def prepare(config: Config, device: torch.device) -> Parts:
         indices = indices[torch.randperm(len(indices), generator=data.generator(0, "subset"))[: config.data.subset]]
     indices = indices.sort().values
     mean, deviation = source.statistics()
-    dtype = torch.float64 if config.precision == "float64" else torch.float32
+    dtype = _dtype(config)
 
     def standardize(images: Tensor) -> Tensor:
         scale = (255 * deviation).view(-1, 1, 1).to(dtype)
@@ -99,6 +112,11 @@ def prepare(config: Config, device: torch.device) -> Parts:
     )
 
 
+def _dtype(config: Config) -> torch.dtype:
+    """Return the type of the run's images, weights and losses."""
+    return torch.float64 if config.precision == "float64" else torch.float32
+
+
 def build_model(config: Config, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Return the model with the weights that the config's seed decides, whatever the caller drew before.
 
@@ -110,7 +128,7 @@ def build_model(config: Config, shape: tuple[int, int, int], classes: int) -> nn
         model = config.model.build(shape, classes)
         if rule is not None and (rule.name == "he" or rule.start == "he"):
             he_normal(model)
-    return model.double() if config.precision == "float64" else model
+    return model.to(_dtype(config))
 
 
 def rescale(
@@ -163,6 +181,11 @@ class _Progress:
     metainit: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(Seconds.model_fields, 0.0))
     diverged: dict[str, Any] | None = None
+    earlier: list[dict[str, str]] = field(default_factory=list)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint can't be read; the message names the file."""
 
 
 class Trainer:
@@ -190,6 +213,8 @@ class Trainer:
         if self.execution.threads is not None:
             torch.set_num_threads(self.execution.threads)
         self.device = self.execution.resolve()
+        if config.precision == "float64" and self.device.type == "mps":
+            raise ValueError("precision 'float64' is not available on device mps: choose device cpu, or 'float32'")
         self.parts = prepare(config, self.device)
         self.model = build_model(config, self.parts.shape, self.parts.classes).to(self.device)
         cast(Any, self.model).to(memory_format=torch.channels_last)  # torch's types know the argument for some versions
@@ -237,15 +262,19 @@ class Trainer:
         if isinstance(self.optimizer, SVRG) and isinstance(rule, SVRGRule) and rule.snapshot.due(epoch):
             self.optimizer.snapshot(self.batches(epoch, rule.snapshot.batch_size), self.closure)
 
-    def epoch(self, epoch: int) -> Tensor:
-        """Make the steps of one epoch; return their losses, or those before the run was given up."""
-        count = -(-len(self.parts.train) // self.config.batch_size)
-        losses = torch.empty(count, device=self.device, dtype=torch.float64)
+    def begin(self, epoch: int) -> None:
+        """Do what comes before the first step of an epoch: training mode, the seed of dropout, the snapshot."""
         self.model.train()
         # Dropout's randomness is a function of (seed, epoch), like every other draw.
         torch.manual_seed(data.derived_seed(self.config.seed, "noise", epoch))
         with self.timed("snapshots"):
             self.snapshot(epoch)
+
+    def epoch(self, epoch: int) -> Tensor:
+        """Make the steps of one epoch; return their losses on the device, or those before the run was given up."""
+        count = -(-len(self.parts.train) // self.config.batch_size)
+        losses = torch.empty(count, device=self.device, dtype=_dtype(self.config))
+        self.begin(epoch)
         moments = self.observation.moments(epoch, count) if isinstance(self.optimizer, SVRG) else {}
         with self.timed("steps"):
             for batch in self.batches(epoch):
@@ -261,6 +290,10 @@ class Trainer:
     def threads(self) -> int:
         """CPU threads in use."""
         return torch.get_num_threads()
+
+    @property
+    def _program(self) -> dict[str, str]:
+        return {"commit": self.commit, "torch": str(torch.__version__)}
 
     @contextlib.contextmanager
     def timed(self, kind: str) -> Iterator[None]:
@@ -307,7 +340,7 @@ class Trainer:
                     curves[f"{name}_loss"].append(result.loss)
                     curves[f"{name}_accuracy"].append(result.accuracy)
             if isinstance(self.optimizer, STORM) and self.state.samples:
-                rates, momenta = (torch.cat(values).double().cpu() for values in self.optimizer.path())
+                rates, momenta = (wide(torch.cat(values)).cpu() for values in self.optimizer.path())
                 levels = torch.tensor(QUANTILES, dtype=torch.float64)
                 self.state.rates.append(torch.quantile(rates, levels).tolist())
                 self.state.momenta.append(torch.quantile(momenta, levels).tolist())
@@ -317,12 +350,17 @@ class Trainer:
         """Train to the end, from the checkpoint if there is one.
 
         Args:
-            checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller.
+            checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller. One that can't be
+                read is dropped, and where it can't be written the run goes on: only the resume is lost.
             progress: called at each epoch's end.
 
         """
         if checkpoint is not None and checkpoint.exists():
-            self.load(checkpoint)
+            try:
+                self.load(checkpoint)
+            except CheckpointError:
+                print(f"{checkpoint}: the checkpoint can't be read and is dropped; the run starts afresh", flush=True)
+                checkpoint.unlink()
         saved = time.monotonic()
         sizes = torch.full((-(-len(self.parts.train) // self.config.batch_size),), self.config.batch_size).double()
         sizes[-1] = len(self.parts.train) - sizes[:-1].sum()
@@ -330,7 +368,7 @@ class Trainer:
             self.initialize()
             self._observe(float("nan"))
         while self.state.epoch < self.config.epochs and self.state.diverged is None:
-            losses = self.epoch(self.state.epoch).cpu()
+            losses = self.epoch(self.state.epoch).cpu().double()
             if self.state.epoch == 0:
                 self.state.fingerprint = losses[:20].tolist()
             weights = sizes[: len(losses)]
@@ -344,46 +382,61 @@ class Trainer:
             if progress is not None:
                 progress(self.state.epoch, self.config.epochs)
             if checkpoint is not None and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self.save(checkpoint)
+                try:
+                    self.save(checkpoint)
+                except (OSError, RuntimeError) as error:
+                    print(f"{checkpoint}: can't be written ({_line(error)}); the run goes on without it", flush=True)
                 saved = time.monotonic()
         return self._record()
 
     def initialize(self) -> None:
-        """Apply what the config asks for before the first step and beyond the draw of the weights: MetaInit."""
+        """Apply what the config asks for before the first step and beyond the draw of the weights: MetaInit.
+
+        Where its gradient quotient is not finite the run is given up.
+        """
         rule = self.config.initialization
         if isinstance(rule, MetaInitialization):
             with self.timed("initialization"):
-                trace = rescale(self.model, rule, self.parts.shape, self.parts.classes, self.config.seed)
-            self.state.metainit = trace.model_dump()
+                try:
+                    trace = rescale(self.model, rule, self.parts.shape, self.parts.classes, self.config.seed)
+                    self.state.metainit = trace.model_dump()
+                except QuotientError:
+                    self.state.diverged = {"epoch": 0, "reason": "non-finite gradient quotient"}
 
     def save(self, path: FilePath) -> None:
         """Write a checkpoint, whole or not at all."""
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         state = {
             "identity": self.config.identity,
+            "program": self._program,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.state),
         }
-        torch.save(state, partial)
-        partial.replace(path)
+        data = io.BytesIO()
+        torch.save(state, data)
+        write_atomically(path, data.getvalue())
 
     def load(self, path: FilePath) -> None:
-        """Resume from a checkpoint.
+        """Resume from a checkpoint; the record will name the program that saved it, if it is another one.
 
         Raises:
-            ValueError: the checkpoint is another run's, or can't be read.
+            ValueError: the checkpoint is another run's.
+            CheckpointError: it can't be read.
 
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
+            identity = state["identity"]
         except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError or OSError by the damage
-            raise ValueError(f"{path}: the checkpoint can't be read; remove it to train from the start") from error
-        if state["identity"] != self.config.identity:
-            raise ValueError(f"{path} is a checkpoint of run {state['identity']}, not of {self.config.identity}")
+            raise CheckpointError(f"{path}: the checkpoint can't be read; remove it to train from the start") from error
+        if identity != self.config.identity:
+            raise ValueError(f"{path} is a checkpoint of run {identity}, not of {self.config.identity}")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.state = _Progress(**state["progress"])
+        saver = state.get("program")  # checkpoints written before it was kept don't say
+        if saver not in (None, self._program, *self.state.earlier):
+            self.state.earlier.append(saver)
 
     def _record(self) -> Run:
         state, parts = self.state, self.parts
@@ -416,11 +469,11 @@ class Trainer:
             seconds=Seconds(**state.seconds),
             provenance=Provenance(
                 package=__version__,
-                commit=self.commit,
-                torch=torch.__version__,
+                **self._program,
                 device=device_name(self.device),
                 threads=self.threads,
                 compiled=self.execution.compile,
+                earlier=[Program(**program) for program in state.earlier],
             ),
         )
 
@@ -459,7 +512,8 @@ def evaluate(logits: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tenso
     """Return loss, accuracy and confidences over a set, in evaluation mode; the model's mode is put back."""
     training = model.training
     model.eval()
-    outputs = torch.cat([logits(part) for part in inputs.split(EVALUATION_BATCH)]).double()
+    outputs = wide(torch.cat([logits(part) for part in inputs.split(EVALUATION_BATCH)]))
+    targets = targets.to(outputs.device)
     model.train(training)
     losses = functional.cross_entropy(outputs, targets, reduction="none")
     confidence, predicted = outputs.softmax(1).max(1)
@@ -472,6 +526,10 @@ def evaluate(logits: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tenso
         loss_right=losses[right].mean().item(),
         loss_wrong=losses[~right].mean().item(),
     )
+
+
+def _line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).split("\n")[0]
 
 
 def device_name(device: torch.device) -> str:

@@ -62,7 +62,7 @@ def size_of(batch: object) -> int:
 
 
 @contextmanager
-def preserved(buffers: Sequence[Tensor], device: torch.device, *, random_state: bool = True) -> Iterator[None]:
+def preserved(buffers: Sequence[Tensor], device: torch.device) -> Iterator[None]:
     """Put buffers (batch-normalization statistics) and the random state (dropout) back on leaving.
 
     Evaluating a loss in training mode moves both. An estimator that evaluates at a second point must leave
@@ -70,15 +70,14 @@ def preserved(buffers: Sequence[Tensor], device: torch.device, *, random_state: 
     decorrelate the two gradients.
     """
     saved = [buffer.clone() for buffer in buffers]
-    state = _random_state(device) if random_state else None
+    state = _random_state(device)
     try:
         yield
     finally:
         with torch.no_grad():
             for buffer, value in zip(buffers, saved, strict=True):
                 buffer.copy_(value)
-        if state is not None:
-            _set_random_state(device, state)
+        _set_random_state(device, state)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
@@ -103,7 +102,12 @@ def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None])
 
 
 def exchange(parameters: Sequence[Tensor], values: list[Tensor]) -> None:
-    """Swap the parameters' storage with ``values``: no copy, and a second call swaps back."""
+    """Swap the parameters' storage with ``values``: no copy, and a second call swaps back.
+
+    Under an autocast context that the caller holds, torch would serve the casts of the weights that were there before:
+    they are dropped.
+    """
+    torch.clear_autocast_cache()
     for i, parameter in enumerate(parameters):
         parameter.data, values[i] = values[i], parameter.data
 

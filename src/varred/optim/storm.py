@@ -93,6 +93,11 @@ class STORM(Optimizer):
     def step(self, batch: Any, closure: Closure) -> Tensor:  # type: ignore[override]
         """Evaluate the batch at the last two iterates, update the estimate, and step.
 
+        Args:
+            batch: the mini-batch.
+            closure: ``closure(batch)`` computes the batch's mean loss, calls ``backward`` and returns the loss. It may
+                zero the gradients first, as torch's closures do. It is called twice, at the first step once.
+
         Returns:
             The loss at the iterate, before the step; detached.
 
@@ -139,6 +144,7 @@ class STORM(Optimizer):
                 torch._foreach_addcmul_(parameters, rates, estimate, value=-1)
             else:
                 torch._foreach_sub_(parameters, torch._foreach_mul(estimate, rates))
+        torch.clear_autocast_cache()  # of weights that have moved
         return loss.detach()
 
     def path(self) -> tuple[list[Tensor], list[Tensor]]:

@@ -21,7 +21,9 @@ class SVRG:
     .. math:: v = g_B(w) - \alpha \, (g_B(\tilde w) - \mu), \qquad g_B(w) = \frac1{|B|} \sum_{i \in B} \nabla f_i(w).
 
     At :math:`w = \tilde w` and :math:`\alpha = 1` this is :math:`\mu` exactly. Weight decay and momentum are the base
-    optimizer's, so they act on :math:`v`; learning-rate schedulers take the base optimizer.
+    optimizer's, so they act on :math:`v`; learning-rate schedulers take the base optimizer. A parameter that gets no
+    gradient at :math:`w`, because it is frozen or the batch's loss doesn't reach it, is left out of the step, as torch
+    leaves it out.
 
     Args:
         base: the optimizer that makes the step.
@@ -101,30 +103,35 @@ class SVRG:
 
         Each batch counts by its size, so a short last batch does not bias :math:`\mu`. Batches larger than the
         step's give the same :math:`\mu` faster, for models without batch-dependent layers.
+
+        Args:
+            batches: the data set, cut into mini-batches.
+            closure: ``closure(batch)`` computes the batch's mean loss, calls ``backward`` and returns the loss. It may
+                zero the gradients first, as torch's closures do.
         """
         parameters = self.parameters
         full = [torch.zeros_like(p) for p in parameters]
-        total = pending = 0
+        total = 0
         self.zero_grad()
         with preserved(self._buffers, parameters[0].device):
             for batch in batches:
                 size = self._size(batch)
-                if size != pending and pending:
-                    # Equal batches add up in .grad; a change of size closes the sum.
-                    torch._foreach_add_(full, take_gradients(parameters), alpha=pending)
-                pending = size
                 total += size
                 with torch.enable_grad():
                     closure(batch)
+                torch._foreach_add_(full, take_gradients(parameters), alpha=size)
         if not total:
             raise ValueError("a snapshot needs at least one batch, got none (an exhausted iterator?)")
-        torch._foreach_add_(full, take_gradients(parameters), alpha=pending)
         torch._foreach_div_(full, total)
         self._full = full
         self._point = [p.detach().clone() for p in parameters]
 
     def step(self, batch: Any, closure: Closure) -> Tensor:
         """Evaluate the batch at the snapshot and at the iterate, correct, and let the base optimizer step.
+
+        Args:
+            batch: the mini-batch.
+            closure: as for :meth:`snapshot`; it is called twice.
 
         Returns:
             The loss at the iterate, before the step; detached.
@@ -144,24 +151,45 @@ class SVRG:
         control = take_gradients(parameters)
         with torch.enable_grad():
             loss = closure(batch)
+        reached = [p.grad is not None for p in parameters]
         gradients = take_gradients(parameters)
         torch._foreach_sub_(control, self._full)  # g_B(w~) - mu
         torch._foreach_sub_(gradients, control, alpha=self.alpha)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+        for parameter, gradient, own in zip(parameters, gradients, reached, strict=True):
+            parameter.grad = gradient if own else None
         self.base.step()
+        torch.clear_autocast_cache()  # of weights that have moved
         self.zero_grad()
         return loss.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to resume: the base optimizer's state, the snapshot and its full gradient."""
-        return {"base": self.base.state_dict(), "point": self._point, "full_gradient": self._full}
+        """Everything a run needs to resume: the base's state, the snapshot, its full gradient and ``alpha``."""
+        return {
+            "base": self.base.state_dict(),
+            "point": self._point,
+            "full_gradient": self._full,
+            "alpha": self.alpha,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self.base.load_state_dict(state["base"])
+        """Restore what :meth:`state_dict` returned; a state without ``alpha`` leaves it as it is.
+
+        Raises:
+            ValueError: the snapshot is of other parameters; nothing has been changed then.
+
+        """
         parameters = self.parameters
+        for key in ("point", "full_gradient"):
+            if state[key] and len(state[key]) != len(parameters):
+                raise ValueError(f"{key} has {len(state[key])} tensors, the optimizer has {len(parameters)} parameters")
+            for place, (value, parameter) in enumerate(zip(state[key], parameters, strict=False)):
+                if value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{key}[{place}] has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}"
+                    )
+        self.base.load_state_dict(state["base"])
+        self.alpha = state.get("alpha", self.alpha)
         self._point, self._full = (
-            [v.detach().to(p.device, copy=True) for v, p in zip(state[key], parameters, strict=bool(state[key]))]
+            [value.detach().to(p.device, copy=True) for value, p in zip(state[key], parameters, strict=False)]
             for key in ("point", "full_gradient")
         )
