@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from varred import data
 from varred.config import Config, Execution
+from varred.files import write_atomically
 from varred.measure import gradient_noise
 from varred.models import LeNet
 from varred.optim import STORM, SVRG
@@ -354,9 +355,7 @@ def main() -> None:
             flush=True,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(rows, indent=1) + "\n")
-    partial.replace(path)
+    write_atomically(path, (json.dumps(rows, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -187,7 +187,8 @@ def test_criteria_were_committed_before_the_records_they_judge() -> None:
     for beginning, judged in claims.JUDGED.items():
         own = {name: claim for name, claim in now.items() if name.startswith(beginning)}
         assert own
-        for commit in {run.provenance.commit for run in judged(store)}:
+        programs = [program for run in judged(store) for program in (run.provenance, *run.provenance.earlier)]
+        for commit in {program.commit for program in programs}:
             then = yaml.safe_load(git("show", f"{commit}:book/claims.yml").stdout)
             assert own == {name: then.get(name) for name in own}
     assert {name for name in now if not name.startswith(tuple(claims.JUDGED))} == set()

@@ -94,7 +94,7 @@ def prepare(config: Config, device: torch.device) -> Parts:
     augmented = config.data.augmentation == "crop_flip"
     if augmented:
         # The border is black, as in torchvision's RandomCrop before normalization.
-        bordered = functional.pad(source.train_inputs[indices], (4, 4, 4, 4))
+        bordered = functional.pad(source.train_inputs[indices], (data.PAD,) * 4)
         padded = standardize(bordered).permute(0, 2, 3, 1).contiguous()
         train = data.TrainingData(padded, plain[1], augmented=True)
     else:
