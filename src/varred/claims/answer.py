@@ -96,16 +96,18 @@ def _effect(store: Store, setting: Normalization, contrasts: list[Contrast], sta
     return f"not estimated: {diverged} runs diverged" if diverged else "not run"
 
 
-def _ratio(noise: Noise) -> str:
-    return f"{noise.ratio:.2f} ({noise.offset / noise.sgd:.2f})" if noise.sgd else "no noise"
+def _ratio(noise: Noise, batches: int) -> str:
+    return f"{noise.ratio:.2f} ({batches * noise.offset / noise.sgd:.2f})" if noise.sgd else "no noise"
 
 
 def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
     lines = [
         "Mean squared error of SVRG's estimate over the variance of SGD's, after a third of an epoch and at its end;",
-        "below 1 the step is less noisy than SGD's. In brackets the part that is a constant offset: what redrawn",
-        "transforms and partitions add. One run a cell, at this page's steps and without momentum, where source 001",
-        "has an effective step of 1: the ratios test its mechanism, not its numbers.",
+        "below 1 the step is less noisy than SGD's. In brackets the constant offset that redrawn transforms and",
+        "partitions add, in units of SGD's variance over the number of batches: 2 is the most that independent draws",
+        "would give, negligible in a step and the same in every step ({doc}`chapters/14-deficit`). One run a cell, at",
+        "this page's steps and without momentum, where source 001 has an effective step of 1: the ratios test its",
+        "mechanism, not its numbers.",
         "",
     ]
     moments = [(epoch, fraction) for epoch in deficit.observation(judges.SCALE).epochs for fraction in (0.33, 1.0)]
@@ -116,7 +118,8 @@ def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
             for run in runs:
                 at = {(n.epoch, n.fraction): n for n in run.noise}
                 if at:
-                    values = [_ratio(at[m]) if m in at else "diverged" for m in moments]
+                    batches = -(-run.training_images // run.config.batch_size)
+                    values = [_ratio(at[m], batches) if m in at else "diverged" for m in moments]
                     rows.append(f"| {cell}, {judges.label(setting)} | " + " | ".join(values) + " |")
     if not rows:
         return [*lines, "Not measured yet."]
