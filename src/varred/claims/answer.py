@@ -46,9 +46,9 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
         "number of steps; positive means worse. All runs of a column have one learning rate, selected for SVRG.",
         "*Net*: less the same difference of plain SGD, whose order and transforms were kept equally long. Brackets are",
         "95 % intervals from one model a column with seeds as blocks, stars mark significance after Holm's correction;",
-        "with one seed there is neither. The last row is a paired interval over seeds. The loss at the end is one noisy",
-        "number a run; the chapter sets the mean of the last five epochs beside it, which decides no claim and need not",
-        "have the same sign.",
+        "with one seed there is neither. The last row is a paired interval over seeds. The loss at the end is one",
+        "noisy number a run; the chapter sets the mean of the last five epochs beside it, which decides no claim and",
+        "need not have the same sign.",
         "",
         f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
         f"{scale.side_epochs} epochs, learning rate {written or 'not decided yet'};",
