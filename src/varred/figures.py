@@ -149,7 +149,7 @@ def mark_empty(figure: Figure) -> None:
 
 
 def samples(dataset: DataSet, per_class: int = 6) -> Figure:
-    """Show the first images of each class in canonical order: one column a class."""
+    """Show the last training images of each class in canonical order: one column a class."""
     classes = len(dataset.classes)
     figure, axes = new_figure(per_class, classes, figsize=(7.6, 0.8 * per_class))
     for label in range(classes):
@@ -292,7 +292,7 @@ def residual_network(models: Mapping[str, ResNet], shape: tuple[int, int, int]) 
     """
     figure, axes = new_figure(len(models), 1, figsize=(7.6, 2.1 * len(models)))
     for ax, (title, model) in zip(np.atleast_1d(axes), models.items(), strict=True):
-        values, drawn, x = torch.zeros(1, *shape), 0, 0.0
+        values, x, training = torch.zeros(1, *shape), 0.0, model.training
         stages: list[tuple[str, str, tuple[int, ...], int]] = [("input", GREY, tuple(shape), 1)]
         with torch.no_grad():
             for module in model.eval():
@@ -306,6 +306,7 @@ def residual_network(models: Mapping[str, ResNet], shape: tuple[int, int, int]) 
                     stages.append(("conv", SKY, size, 1))
                 elif "Pool" in name or isinstance(module, nn.Linear):
                     stages.append(("mean" if "Pool" in name else "dense", ORANGE, size, 1))
+        model.train(training)
         for name, colour, size, count in stages:
             height = max(0.12, size[1] / shape[1]) if len(size) == 3 else 0.3
             shown, left = (count if count <= 4 else 3), x
@@ -322,7 +323,7 @@ def residual_network(models: Mapping[str, ResNet], shape: tuple[int, int, int]) 
                         linewidth=0.8,
                     )
                     ax.add_patch(arc)
-                x, drawn = x + 0.75, drawn + 1
+                x += 0.75
             number = f"{count} blocks" if name == "blocks" and count > 1 else name.rstrip("s") if count == 1 else name
             written = "x".join(map(str, size))
             _ = ax.text((left + x - 0.25) / 2, -0.08, f"{number}\n{written}", ha="center", va="top", fontsize=8)

@@ -13,11 +13,11 @@ from typing import Any, Literal
 from varred.config import AdamRule, Config, Data, Fraction, ResNetModel, Rule, SGDRule, Snapshot, SVRGRule
 from varred.experiments import parameters
 from varred.experiments.grid import Axis, bracket
+from varred.models.layers import Normalization
 from varred.record import Run
 from varred.runs import Store
 from varred.sweep import Phase
 
-Normalization = Literal["batch", "none"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("batch", "none")
 METHODS = ("SGD", "Adam", "SVRG")
 STAGES = 8  # of a search for a learning rate: as many as the longest grid has values
