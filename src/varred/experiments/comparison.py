@@ -13,7 +13,7 @@ from typing import Any, Literal
 from varred.config import AdamRule, Config, Data, Fraction, ResNetModel, Rule, SGDRule, Snapshot, SVRGRule
 from varred.experiments import parameters
 from varred.experiments.grid import Axis, bracket
-from varred.models.layers import Normalization
+from varred.models.layers import Normalization as Normalization
 from varred.record import Run
 from varred.runs import Store
 from varred.sweep import Phase
