@@ -80,6 +80,7 @@ def use_style() -> None:
             "grid.alpha": 0.25,
             "lines.linewidth": 1.8,
             "legend.frameon": False,
+            "axes.formatter.min_exponent": 3,  # 0.5 and 200 rather than powers of ten
             "axes.prop_cycle": cycler(color=[BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK]),
             "svg.hashsalt": "varred",
             "svg.fonttype": "path",
