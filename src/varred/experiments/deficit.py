@@ -47,9 +47,9 @@ CELLS: Mapping[str, Cell] = {
     "SVRG every 5, redrawn": Cell(Snapshot(every=5)),
     "SVRG once, redrawn": Cell(ONCE),
     "SVRG every 5, locked": Cell(Snapshot(every=5), 5),
-    "SVRG once, locked": Cell(ONCE, 1, 0),
     "SGD, kept 5 epochs": Cell(None, 5),
     "SGD, kept for ever": Cell(None, 1, 0),
+    "SVRG once, locked": Cell(ONCE, 1, 0),
     "SVRG at 0 and 5, redrawn": Cell(TWICE),
     "SVRG at 0 and 5, locked": Cell(TWICE, 5, 5),
 }
