@@ -419,22 +419,19 @@ def _stack(runs: Sequence[Run], curve: str) -> np.ma.MaskedArray[Any, Any]:
     return np.ma.masked_invalid(values)
 
 
-def losses(
-    runs: Mapping[str, Sequence[Run]], x: Callable[[Run], Sequence[float]], xlabel: str, start: int = 1
-) -> Figure:
+def losses(runs: Mapping[str, Sequence[Run]], x: Callable[[Run], Sequence[float]], xlabel: str) -> Figure:
     """Draw training and test loss side by side, one band a method.
 
     Args:
         runs: by method; those without any are left out.
         x: the horizontal positions of a run's points.
         xlabel: their name and unit.
-        start: the first point drawn; 0 is the untrained network.
     """
     figure, axes = new_figure(1, 2, figsize=(7.6, 3.8))
     for ax, curve, title in zip(axes, ("train_loss", "test_loss"), ("training loss", "test loss"), strict=True):
         for method, own in runs.items():
             if own:
-                band(ax, own, x, curve, start=start, **line(method))
+                band(ax, own, x, curve, **line(method))
         ax.set(yscale="log", title=f"{title} (nats)", xlabel=xlabel)
     if any(runs.values()):
         axes[0].legend(fontsize=9)

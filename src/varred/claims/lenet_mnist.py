@@ -161,19 +161,17 @@ def selection(store: Store) -> Verdict:
 def granularity(store: Store) -> Verdict:
     """Judge lenet-granularity."""
     name = "lenet-granularity"
-    planned = lenet.granularities(SCALE)
-    runs = store.available(planned)
-    if len(runs) < len(planned):
-        return waiting(name)
     shares: dict[str, list[float]] = {"coordinate": [], "tensor": []}
+    planned = [
+        c for c in lenet.granularities(SCALE) if c.optimizer.name == "storm" and c.optimizer.granularity in shares
+    ]
+    runs = store.available(planned)
+    diverged = with_divergence(name, runs)
+    if diverged or len(runs) < len(planned):
+        return diverged or waiting(name)
     for run in runs:
-        rule = run.config.optimizer
-        if rule.name == "storm" and rule.granularity in shares and run.path and not run.diverged:
-            shares[rule.granularity].append(run.path.clipped[-1])
-    if diverged := with_divergence(
-        name, [run for run in runs if getattr(run.config.optimizer, "granularity", "") in shares]
-    ):
-        return diverged
+        if run.config.optimizer.name == "storm" and run.path:
+            shares[run.config.optimizer.granularity].append(run.path.clipped[-1])
     fine, coarse = min(shares["coordinate"]) > 0.9, max(shares["tensor"]) < 0.1
     reason = (
         f"share with a = 1 at the end: coordinates {min(shares['coordinate']):.4f} to {max(shares['coordinate']):.4f} "
