@@ -257,6 +257,11 @@ class Run(Frozen):
         return asked <= {(noise.epoch, noise.fraction) for noise in self.noise}
 
     @property
+    def batches(self) -> int:
+        """Number of mini-batches of an epoch."""
+        return -(-self.training_images // self.config.batch_size)
+
+    @property
     def passes(self) -> list[float]:
         """Gradient computations at the curves' points, in passes over the training images."""
         return [count / self.training_images for count in self.curves.samples]

@@ -120,8 +120,7 @@ def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
             for run in runs:
                 at = {(n.epoch, n.fraction): n for n in run.noise}
                 if at:
-                    batches = -(-run.training_images // run.config.batch_size)
-                    values = [_ratio(at[m], batches) if m in at else "diverged" for m in moments]
+                    values = [_ratio(at[m], run.batches) if m in at else "diverged" for m in moments]
                     rows.append(f"| {cell}, {judges.label(setting)} | " + " | ".join(values) + " |")
     if not rows:
         return [*lines, "Not measured yet."]
