@@ -139,11 +139,7 @@ class STORM(Optimizer):
                         "accumulator": square.clone(),
                     }
                 estimate = self._column("estimate")
-            rates = self._spread(self._rates(sums))
-            if self._fine:
-                torch._foreach_addcmul_(parameters, rates, estimate, value=-1)
-            else:
-                torch._foreach_sub_(parameters, torch._foreach_mul(estimate, rates))
+            torch._foreach_addcmul_(parameters, estimate, self._spread(self._rates(sums)), value=-1)
         torch.clear_autocast_cache()  # of weights that have moved
         return loss.detach()
 
