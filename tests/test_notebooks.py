@@ -50,6 +50,14 @@ def test_twins_agree(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_code_is_no_wider_than_the_page(name: str) -> None:
+    for cell in build.read_text(name).cells:
+        if cell.cell_type == "code":
+            for line in cell.source.splitlines():
+                assert len(line) <= 100, line
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_outputs_belong_to_the_sources(name: str) -> None:
     notebook = executed(name)
     assert notebook.metadata["varred"]["source"] == build.source_hash(build.read_text(name)), "run make chapters"

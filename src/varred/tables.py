@@ -17,6 +17,8 @@ from varred.runs import Store
 from varred.sweep import Phase
 from varred.timing import estimate
 
+COUNTS = ("its epoch", "passes")  # columns without decimals
+
 
 def recorded(phases: Sequence[Phase], store: Store) -> pd.DataFrame:
     """Return how many of each phase's runs have a record: what is not there is named, not hidden."""
@@ -112,7 +114,7 @@ def finals(
     rows = [
         {index: method}
         | {
-            name: summary([value(run) for run in own], 0 if "epoch" in name else digits)
+            name: summary([value(run) for run in own], 0 if name in COUNTS else digits)
             for name, value in columns.items()
         }
         | {"seeds": len(own)}
