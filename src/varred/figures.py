@@ -378,6 +378,25 @@ def noise(ax: Axes, runs: Mapping[str, Run], epoch: int, styles: Mapping[str, Ma
     ax.set(xscale="log", yscale="log", xlabel="fraction of the epoch", title=f"epoch {epoch + 1}")
 
 
+def noise_by_distance(ax: Axes, runs: Mapping[str, Run], styles: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw the same ratio against the distance from the snapshot: one line a run and epoch, markers by epoch.
+
+    Args:
+        ax: the axes.
+        runs: measured runs by label.
+        styles: of the lines, by label.
+    """
+    epochs = sorted({n.epoch for run in runs.values() for n in run.noise})
+    for label, run in runs.items():
+        for epoch, marker in zip(epochs, "^so", strict=False):
+            found = sorted((n.distance, n.ratio) for n in run.noise if n.epoch == epoch and n.distance > 0)
+            if found:
+                _ = ax.plot(*zip(*found, strict=True), marker=marker, markersize=4, label=label, **styles[label])
+    _ = ax.axhline(1.0, color=GREY, linewidth=1, label="_")
+    _ = ax.axhline(2.0, color=GREY, linewidth=1, linestyle=":", label="_")
+    ax.set(xscale="log", xlabel="distance from the snapshot", ylim=(0, None))
+
+
 def band(
     ax: Axes,
     runs: Sequence[Run],
