@@ -90,7 +90,8 @@ def relative_cost(model: nn.Module, shape: tuple[int, ...], classes: int) -> flo
         classes: number of logits.
 
     Example:
-        >>> 3 < relative_cost(nn.Sequential(nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 4)), (50,), 4) < 6
+        >>> model = nn.Sequential(nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 4))
+        >>> 3 < relative_cost(model, (50,), 4) < 6
         True
 
     """

@@ -91,8 +91,9 @@ def gradient_noise(
         ...     loss = (w * batch.inputs).square().mean() / 2
         ...     loss.backward()
         ...     return loss
-        >>> batches = [Batch(i, x.view(1), torch.zeros(1)) for i, x in enumerate(torch.tensor([1.0, 3.0]).double())]
-        >>> noise = gradient_noise([w], [torch.zeros_like(w)], [torch.zeros_like(w)], batches, closure)
+        >>> samples, zero = torch.tensor([1.0, 3.0]).double(), torch.zeros_like(w)
+        >>> batches = [Batch(i, x.view(1), torch.zeros(1)) for i, x in enumerate(samples)]
+        >>> noise = gradient_noise([w], [zero], [zero.clone()], batches, closure)
         >>> noise.sgd, noise.centred, noise.offset
         (16.0, 16.0, 0.0)
     """

@@ -25,8 +25,8 @@ def kind(config: Config) -> str:
     """Name what decides the time of a step: everything but seed, splits, epochs and the rule's numbers.
 
     Example:
-        >>> a = Config(data={"name": "mnist"}, model={"name": "lenet"}, batch_size=32, epochs=2, seed=0,
-        ...     optimizer={"name": "sgd", "learning_rate": 0.1})
+        >>> a = Config(data={"name": "mnist"}, model={"name": "lenet"}, batch_size=32,
+        ...     optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=2, seed=0)
         >>> kind(a) == kind(a.replace(seed=3, epochs=1))
         True
     """

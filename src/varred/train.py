@@ -493,8 +493,8 @@ def gradient_computations(config: Config) -> int:
     """Return what a run costs, in gradients of single samples: the record's last count, if the run does not diverge.
 
     Example:
-        >>> config = Config(data={"name": "mnist"}, model={"name": "lenet"}, batch_size=32, epochs=2, seed=0,
-        ...     optimizer={"name": "sgd", "learning_rate": 0.1})
+        >>> config = Config(data={"name": "mnist"}, model={"name": "lenet"}, batch_size=32,
+        ...     optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=2, seed=0)
         >>> gradient_computations(config)
         120000
     """
@@ -561,8 +561,8 @@ def train(
         DataError: the data can't be had.
 
     Example:
-        >>> config = Config(data={"name": "mnist", "size": "sample"}, model={"name": "lenet"}, batch_size=32,
-        ...     optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=1, seed=0)
+        >>> config = Config(data={"name": "mnist", "size": "sample"}, model={"name": "lenet"},
+        ...     batch_size=32, optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=1, seed=0)
         >>> train(config, Execution(device="cpu")).curves.samples
         [0, 2000]
 

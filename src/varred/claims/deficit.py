@@ -113,8 +113,8 @@ def ratio_at(noise: Noise) -> str:
     """Write one measured ratio with its moment.
 
     Example:
-        >>> ratio_at(Noise(epoch=7, step=52, fraction=0.33, sgd=2.0, centred=2.0, offset=1.0, distance=1.0,
-        ...     curvature=1.0, gradient_norm=1.0))
+        >>> ratio_at(Noise(epoch=7, step=52, fraction=0.33, sgd=2.0, centred=2.0, offset=1.0,
+        ...     distance=1.0, curvature=1.0, gradient_norm=1.0))
         '1.50 at 33 % of epoch 8'
 
     """

@@ -13,7 +13,8 @@ Conventions, the same for all:
 
 Example:
     >>> import torch
-    >>> path = gradient_descent(lambda w: w, torch.tensor([1.0], dtype=torch.float64), steps=2, learning_rate=0.5)
+    >>> start = torch.tensor([1.0], dtype=torch.float64)
+    >>> path = gradient_descent(lambda w: w, start, steps=2, learning_rate=0.5)
     >>> [w.item() for w in path]
     [1.0, 0.5, 0.25]
 """
