@@ -33,6 +33,11 @@ def train_loss(run: Run) -> float:
     return math.inf if run.diverged else run.curves.train_loss[-1]
 
 
+def running_loss(run: Run) -> float:
+    """Return the mean loss over the last epoch's mini-batches, as 000's author records it; infinite if diverged."""
+    return math.inf if run.diverged else run.curves.running_loss[-1]
+
+
 def contrasts(store: Store, normalization: Normalization, value: Value = train_loss) -> list[Contrast]:
     """Return the declared contrasts of a setting that can be estimated so far."""
     return block_model(deficit.cells(store, SCALE, normalization), deficit.CONTRASTS, value)
