@@ -122,7 +122,8 @@ class Records:
         losses = [at(test, cost) for cost in costs], [at(training, epoch) for epoch in range(len(costs))]
         if diverged is not None:
             losses[0][-1] = losses[1][-1] = self.given_up
-        curves = Curves(samples=costs, test_loss=losses[0], train_loss=losses[1])
+        running = [2 * loss for loss in losses[1]]
+        curves = Curves(samples=costs, test_loss=losses[0], train_loss=losses[1], running_loss=running)
         final = self.blank.final
         assert final.validation is not None
         parts = {
@@ -838,9 +839,15 @@ def test_judged_lists_the_runs_a_claim_needs_and_no_search(records: Records) -> 
 
 
 def rows(answer: str) -> dict[str, list[str]]:
-    """The table of explanations: its cells by the first one."""
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in answer.split("\n") if line.startswith("| ")]
-    return {first: rest for first, *rest in lines}
+    """The tables of explanations and of noise: their cells by the first one."""
+    return section(answer, "# What explains") | section(answer, "## The measured cause")
+
+
+def section(answer: str, title: str) -> dict[str, list[str]]:
+    """The cells of a section's table by the first one."""
+    lines = answer[answer.index(title) :].split("\n## ")[0].split("\n")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    return {first: rest for first, *rest in cells}
 
 
 def explanation(beginning: str) -> str:
@@ -880,6 +887,13 @@ def test_the_answer_of_one_seed_has_means_alone(records: Records) -> None:
     table = rows(claims.answer(records.store, claims.judge, {}))
     with_, without, verdict = table[explanation(judges.SOURCE)]
     assert (with_, without.lstrip("+-"), verdict) == ("+0.300 (one seed)", "0.000 (one seed)", f"[{OPEN}](claims.md)")
+
+
+def test_the_answer_sets_the_running_loss_beside_the_declared_response(records: Records) -> None:
+    records.noise = 0.0
+    records.factorial({"batch": {SOURCE: 0.3}}, seeds=[1])  # running losses are written twice as large
+    answer = claims.answer(records.store, claims.judge, {})
+    assert section(answer, "## The same on the running loss")[explanation(judges.SOURCE)][0] == "+0.600 (one seed)"
 
 
 def test_the_answer_shows_the_noise_with_its_offset(records: Records) -> None:
