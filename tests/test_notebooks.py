@@ -118,3 +118,10 @@ def test_labels_are_unique_over_the_book() -> None:
         labels.update(re.findall(r"^:label: (\S+)", text, re.MULTILINE))
         labels.update(re.findall(r"^    name: (\S+)", text, re.MULTILINE))
     assert not [label for label, count in labels.items() if count > 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_table_is_cut(name: str) -> None:
+    for cell in executed(name).cells:
+        for output in cell.get("outputs", []):
+            assert not re.search(r"\d+ rows (×|x) \d+ columns", str(output.get("data", {}).get("text/html", "")))
