@@ -37,6 +37,12 @@ class Contrast:
     significant: bool = False
 
     @property
+    def written(self) -> str:
+        """Mean, 95 % interval where there is one, and a star where it is significant."""
+        interval = f" [{self.low:+.3f}, {self.high:+.3f}]" if self.bounded else ""
+        return f"{self.mean:+.3f}{interval}{' *' if self.significant else ''}"
+
+    @property
     def bounded(self) -> bool:
         """Whether there are enough runs for an interval."""
         return math.isfinite(self.low)

@@ -99,8 +99,7 @@ def _missing(store: Store, phases: Mapping[str, Sequence[Phase]]) -> list[str]:
 
 
 def _write(contrast: Contrast) -> str:
-    interval = f" [{contrast.low:+.3f}, {contrast.high:+.3f}]" if contrast.bounded else " (one seed)"
-    return f"{contrast.mean:+.3f}{interval}{' *' if contrast.significant else ''}"
+    return contrast.written + ("" if contrast.bounded else " (one seed)")
 
 
 def _effect(store: Store, setting: Normalization, contrasts: list[Contrast], start: str) -> str:
