@@ -360,6 +360,12 @@ def rates(ax: Axes, losses: Mapping[str, Mapping[float, float]]) -> None:
         ax.legend(fontsize=9)
 
 
+def _limits(ax: Axes) -> None:
+    """Mark break-even and the limit of an uncorrelated snapshot that is as noisy as the iterate."""
+    _ = ax.axhline(1.0, color=GREY, linewidth=1, label="_")
+    _ = ax.axhline(2.0, color=GREY, linewidth=1, linestyle=":", label="_")
+
+
 def noise(ax: Axes, runs: Mapping[str, Run], epoch: int, styles: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw SVRG's mean squared error over SGD's variance within an epoch, one line a run; 1 is break-even.
 
@@ -373,13 +379,12 @@ def noise(ax: Axes, runs: Mapping[str, Run], epoch: int, styles: Mapping[str, Ma
         found = sorted((n.fraction, n.ratio) for n in run.noise if n.epoch == epoch)
         if found:
             _ = ax.plot(*zip(*found, strict=True), marker="o", markersize=4, label=label, **styles[label])
-    _ = ax.axhline(1.0, color=GREY, linewidth=1, label="_")
-    _ = ax.axhline(2.0, color=GREY, linewidth=1, linestyle=":", label="_")
+    _limits(ax)
     ax.set(xscale="log", yscale="log", xlabel="fraction of the epoch", title=f"epoch {epoch + 1}")
 
 
 def noise_by_distance(ax: Axes, runs: Mapping[str, Run], styles: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw the same ratio against the distance from the snapshot: one line a run and epoch, markers by epoch.
+    """Draw SVRG's error over SGD's variance against the distance from the snapshot, one line a run and epoch.
 
     Args:
         ax: the axes.
@@ -392,8 +397,7 @@ def noise_by_distance(ax: Axes, runs: Mapping[str, Run], styles: Mapping[str, Ma
             found = sorted((n.distance, n.ratio) for n in run.noise if n.epoch == epoch and n.distance > 0)
             if found:
                 _ = ax.plot(*zip(*found, strict=True), marker=marker, markersize=4, label=label, **styles[label])
-    _ = ax.axhline(1.0, color=GREY, linewidth=1, label="_")
-    _ = ax.axhline(2.0, color=GREY, linewidth=1, linestyle=":", label="_")
+    _limits(ax)
     ax.set(xscale="log", xlabel="distance from the snapshot", ylim=(0, None))
 
 
