@@ -372,6 +372,32 @@ def test_metainit_without_a_finite_quotient_is_a_diverged_record(
     assert not verify(run, CPU, whole=True).holds
 
 
+def test_precise_statistics_are_those_of_the_final_weights() -> None:
+    # One batch is the whole set: statistics averaged over it are its own, up to the factor 300 / 299 of the variance
+    # that torch keeps. So evaluation mode must give what the batch itself gives; with running statistics it doesn't.
+    model = {"name": "mlp", "hidden": (16,), "normalization": "batch"}
+    trainer = Trainer(make(model=model, batch_size=300), CPU)
+    run = trainer.run()
+    assert run.precise is not None
+    (batch,) = trainer.batches(2)
+    assert trainer.model.training
+    with torch.no_grad():
+        exact = nn.functional.cross_entropy(trainer.model(batch.inputs), batch.targets).item()
+    assert run.precise.train.loss == pytest.approx(exact, rel=2e-3)
+    assert abs(run.final.train.loss / exact - 1) > 0.05
+    # Nothing of the run has moved.
+    again = Trainer(make(model=model, batch_size=300), CPU)
+    again._precise = lambda: None  # type: ignore[method-assign]
+    assert essence(again.run()) == {name: value for name, value in essence(run).items() if name != "precise"}
+    kept, moved = again.model.state_dict(), Trainer(make(model=model, batch_size=300), CPU)
+    moved.run()
+    assert all(torch.equal(value, moved.model.state_dict()[name]) for name, value in kept.items())
+    # Records say nothing where there is nothing to say.
+    assert "precise" not in essence(train(make(), CPU))
+    rate = {"name": "sgd", "learning_rate": 1e6}
+    assert "precise" not in essence(train(make(model=model, optimizer=rate, epochs=50), CPU))
+
+
 def test_validation_images_are_not_trained_on() -> None:
     data = {"name": "mnist", "size": "sample", "holdout": {"kind": "folds", "folds": 4, "fold": 1}}
     run = train(make(data=data, epochs=1), CPU)

@@ -217,6 +217,10 @@ class Run(Frozen):
         config: the run.
         curves: see :class:`Curves`.
         final: at the end; for a diverged run, at the point where it was given up.
+        precise: the same with the statistics of batch normalization re-estimated at the final weights, by the plain
+            average over one epoch's batches (Wu & Johnson 2021 call it PreciseBN); the running statistics behind
+            ``final`` follow the iterate with a lag. None without batch normalization, for a diverged run, and in
+            records made before it was kept; left out of the file then.
         fingerprint: losses of the first 20 steps, by which anyone can audit the record in seconds; empty for a run
             given up before its first step.
         path: of STORM's step sizes; None for other methods.
@@ -235,6 +239,7 @@ class Run(Frozen):
     config: Config
     curves: Curves
     final: Final
+    precise: Final | None = None
     fingerprint: Numbers
     path: Path | None = None
     noise: list[Noise] = []
@@ -245,6 +250,13 @@ class Run(Frozen):
     training_images: Annotated[int, Field(ge=1)]
     seconds: Seconds
     provenance: Provenance
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_precise(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        if self.precise is None:
+            values.pop("precise", None)
+        return values
 
     def observed(self, observation: Observation) -> bool:
         """Return whether the record holds what was asked to be measured, up to where the run ended; SVRG's alone."""

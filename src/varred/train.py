@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 from varred import __version__, data
 from varred.config import Config, Execution, Folds, MetaInitialization, Observation, SVRGRule
@@ -438,14 +440,32 @@ class Trainer:
         if saver not in (None, self._program, *self.state.earlier):
             self.state.earlier.append(saver)
 
+    def _final(self) -> Final:
+        parts = self.parts
+        return Final(
+            train=evaluate(self._logits, self.model, *parts.plain_train),
+            test=evaluate(self._logits, self.model, *parts.test),
+            validation=evaluate(self._logits, self.model, *parts.validation) if parts.validation else None,
+        )
+
+    def _precise(self) -> Final | None:
+        """Evaluate with the statistics of batch normalization averaged over the last epoch's batches; put them back."""
+        config = self.config
+        if self.state.diverged or not any(isinstance(module, _BatchNorm) for module in self.model.modules()):
+            return None
+        kept = [buffer.clone() for buffer in self.model.buffers()]
+        torch.manual_seed(data.derived_seed(config.seed, "noise", config.epochs))  # of dropout
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            update_bn((batch.inputs for batch in self.batches(config.epochs - 1)), self.model)
+        final = self._final()
+        for buffer, value in zip(self.model.buffers(), kept, strict=True):
+            buffer.copy_(value)
+        return final
+
     def _record(self) -> Run:
         state, parts = self.state, self.parts
         with self.timed("evaluation"):
-            final = Final(
-                train=evaluate(self._logits, self.model, *parts.plain_train),
-                test=evaluate(self._logits, self.model, *parts.test),
-                validation=evaluate(self._logits, self.model, *parts.validation) if parts.validation else None,
-            )
+            final, precise = self._final(), self._precise()
         path = None
         if state.rates:
             path = Path(
@@ -458,6 +478,7 @@ class Trainer:
             config=self.config,
             curves=Curves(**state.curves),
             final=final,
+            precise=precise,
             fingerprint=state.fingerprint,
             path=path,
             noise=[Noise(**noise) for noise in state.noise],
