@@ -22,7 +22,7 @@ from varred.data import DataError
 from varred.record import Run
 from varred.runs import RecordError, Store, curves, frame, verify
 from varred.sweep import Phase, SweepError, _train_one, sweep, work_through
-from varred.train import CheckpointError, Trainer, gradient_computations, train
+from varred.train import CheckpointError, Trainer, build_model, gradient_computations, train
 
 CPU = Execution(device="cpu", threads=1)
 RULES: dict[str, dict[str, Any]] = {
@@ -311,6 +311,32 @@ def test_verify_holds_a_true_record_and_catches_an_altered_one() -> None:
     assert verify(run, CPU, whole=True).deviation == 0
     altered = run.model_copy(update={"fingerprint": [loss * 1.01 for loss in run.fingerprint]})
     assert not verify(altered, CPU).holds
+
+
+def test_the_audit_allows_what_rounding_does_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Batch normalization and rectifiers at a large step: rounding is amplified beyond any fixed tolerance in few steps.
+    data = {"name": "cifar10", "size": "sample", "subset": 640}
+    settings = {"data": data, "model": {"name": "resnet18", "width": 2}, "epochs": 1}
+
+    def record(rate: float = 0.5, seed: int = 0, rounding: float = 0.0) -> Run:
+        def build(*arguments: Any) -> nn.Module:
+            model = build_model(*arguments)
+            source = torch.Generator().manual_seed(9)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1 + rounding * torch.randn(parameter.shape, generator=source))
+            return model
+
+        with monkeypatch.context() as patched:
+            patched.setattr("varred.train.build_model", build)
+            return train(make(**settings, optimizer={"name": "sgd", "learning_rate": rate}, seed=seed), CPU)
+
+    true = record()
+    for rounding in (1e-7, 3e-7):
+        audit = verify(record(rounding=rounding), CPU)
+        assert 1e-3 < audit.deviation <= audit.allowed
+    for false in (record(rate=0.55), record(seed=1)):
+        assert not verify(true.model_copy(update={"fingerprint": false.fingerprint}), CPU).holds
 
 
 def test_a_nan_on_one_side_fails_and_on_both_is_equal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def verify_records(
         held += audit.holds
         failures += not audit.holds
         verdict = "holds" if audit.holds else "FAILS"
-        print(f"{name}: deviation {audit.deviation:.1e} of {audit.tolerance:.0e} allowed: {verdict}")
+        print(f"{name}: deviation {audit.deviation:.1e} of {audit.allowed:.1e} allowed: {verdict}")
     print(f"{held} of {len(records)} records hold, {len(records) - held - failures} not audited")
     if failures or not held:
         raise typer.Exit(1)
