@@ -210,6 +210,19 @@ def test_a_diverged_run_is_never_selected(real: Run, tmp_path: Path) -> None:
     assert RESNET18.selected(store, SMOKE, "none", "SGD") is None
 
 
+def test_where_the_selected_rate_diverges_the_next_best_runs_beside_it(real: Run, tmp_path: Path) -> None:
+    store, scale = Store(tmp_path), RESNET18.scale("smoke", seeds=(2,))  # the search has seed 1
+    fill(store, real, {0.5: 0.1, 0.1: 0.9, 0.05: 0.8, 0.01: 1.0}, diverged=[0.5])
+    assert RESNET18.fallbacks(store, scale) == {"batch": {}, "none": {}}
+    for bad, following in ((0.05, {"SGD": 0.1}), (0.1, {"SGD": 0.01}), (0.01, {})):
+        store.put(record(real, RESNET18.benchmark(scale, {"none": {"SGD": bad}})[0], 9.0, diverged=True))
+        assert RESNET18.fallbacks(store, scale)["none"] == following
+        found = RESNET18.runs(store, scale)["none"]
+        assert [run.config.optimizer.learning_rate for run in found["SGD"]] == [0.05]  # type: ignore[union-attr]
+        assert list(found) == [*scale.methods, *(f"SGD, at {rate}" for rate in following.values())]
+        assert RESNET18.rates(store, scale)["none"] == {"SGD": 0.05}  # claims are judged at the selected rate
+
+
 # The factorial
 
 

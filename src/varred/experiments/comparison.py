@@ -219,6 +219,42 @@ class Comparison:
             chosen[normalization] = {method: rate for method, rate in own.items() if rate is not None}
         return chosen
 
+    def fallbacks(self, store: Store, scale: Scale) -> Mapping[Normalization, Mapping[str, float]]:
+        """Return the next best learning rates where a benchmark run at the selected one has diverged.
+
+        The next best is the one of least loss in the search, of those at which no benchmark run has diverged. Runs at
+        it stand beside the diverged ones and decide no claim: the claims' criteria know the selected rates alone.
+        """
+        chosen: dict[Normalization, dict[str, float]] = {}
+        for normalization, own in self.rates(store, scale).items():
+            chosen[normalization] = {}
+            for method, selected in own.items():
+                known = self.losses(store, scale, normalization, method)
+                ranked = [selected, *sorted(set(known) - {selected}, key=lambda rate: known[rate])]
+                bad = {rate for rate in ranked if self._diverged(store, scale, normalization, method, rate)}
+                left = [rate for rate in ranked if rate not in bad and math.isfinite(known.get(rate, math.inf))]
+                if selected in bad and left:
+                    chosen[normalization][method] = left[0]
+        return chosen
+
+    def _diverged(self, store: Store, scale: Scale, normalization: Normalization, method: str, rate: float) -> bool:
+        configs = self.benchmark(scale, {normalization: {method: rate}})
+        return any(run.diverged is not None for run in store.available(configs))
+
+    def runs(self, store: Store, scale: Scale) -> dict[Normalization, dict[str, list[Run]]]:
+        """Return the recorded runs of the benchmark by setting and method; a fallback's under a name with its rate."""
+        found: dict[Normalization, dict[str, list[Run]]] = {
+            normalization: {method: [] for method in scale.methods} for normalization in NORMALIZATIONS
+        }
+        for normalization, rates in self.rates(store, scale).items():
+            for method, rate in rates.items():
+                found[normalization][method] = store.available(self.benchmark(scale, {normalization: {method: rate}}))
+        for normalization, rates in self.fallbacks(store, scale).items():
+            for method, rate in rates.items():
+                beside = store.available(self.benchmark(scale, {normalization: {method: rate}}))
+                found[normalization] |= {f"{method}, at {rate:g}": beside}
+        return found
+
     def plan(self, scale: Scale) -> list[Phase]:
         """Return runs that take as long as the queue's, for estimates: rates are the source's, which cost the same."""
         return [self.rest(scale), Phase("benchmark", self.benchmark(scale, self.source_rates))]
@@ -237,6 +273,8 @@ class Comparison:
                 self.benchmark(scale, self.rates(store, scale), [seed]),
                 planned=len(NORMALIZATIONS) * len(scale.methods),
             )
+            if beside := self.benchmark(scale, self.fallbacks(store, scale), [seed]):
+                yield Phase(f"the next best rate where the selected one diverged, seed {seed}", beside)
         yield self.rest(scale)
 
 
