@@ -118,9 +118,9 @@ def _ratio(noise: Noise, batches: int) -> str:
 
 def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
     lines = [
-        "How far a snapshot reaches decides how much noise it can take away. At the start of training that is about one",
-        "step with batch normalization, kinks or not, and much farther without ({doc}`chapters/14-deficit` shows it,",
-        "before any run). Inside the runs:",
+        "How far a snapshot reaches decides how much noise it can take away. At the start of training that is about",
+        "one step with batch normalization, kinks or not, and much farther without ({doc}`chapters/14-deficit` shows",
+        "it, before any run). Inside the runs:",
         "",
         "Mean squared error of SVRG's estimate over the variance of SGD's, after a third of an epoch and at its end;",
         "below 1 the step is less noisy than SGD's. In brackets the constant offset that redrawn transforms and",
