@@ -70,14 +70,15 @@ def summary(values: Sequence[float], digits: int = 4) -> str:
 def accuracies(runs: Mapping[str, Sequence[Run]], source: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
     """Set final test and training accuracies beside the source's: mean and sample standard deviation over seeds."""
     rows = []
-    for method, (test, train) in source.items():
+    for method in [*source, *(name for name in runs if name not in source)]:
         own = runs.get(method, [])
+        test, train = (f"{value:g}" for value in source[method]) if method in source else ("", "")
         rows.append(
             {
                 "method": method,
-                "test, source": f"{test:g}",
+                "test, source": test,
                 "test, ours": summary([run.final.test.accuracy for run in own]),
-                "train, source": f"{train:g}",
+                "train, source": train,
                 "train, ours": summary([run.final.train.accuracy for run in own]),
                 "seeds": len(own),
                 "diverged": sum(run.diverged is not None for run in own),
@@ -90,16 +91,17 @@ def grid(comparison: Comparison, store: Store, scale: Scale, normalization: Norm
     """Set the learning rates tried, the source's choice and ours side by side, for one setting of normalization."""
     rows = []
     for method in scale.methods:
-        known = comparison.losses(store, scale, normalization, method)
+        tried = []
+        for rate, loss in comparison.losses(store, scale, normalization, method).items():
+            (run,) = store.available([comparison.grid_run(scale, normalization, method, rate)])
+            value = f"{loss:.3f} ({run.curves.running_loss[-1]:.3f})" if np.isfinite(loss) else "diverged"
+            tried.append(f"{rate:g}: {value}")
         chosen = comparison.selected(store, scale, normalization, method)
-        tried = "; ".join(
-            f"{rate:g}: {loss:.3f}" if np.isfinite(loss) else f"{rate:g}: diverged" for rate, loss in known.items()
-        )
         rows.append(
             {
                 "method": method,
                 "the source's grid": ", ".join(f"{rate:g}" for rate in comparison.grids[method].values),
-                "learning rate: validation loss": tried or "not run",
+                "learning rate: validation loss (running loss)": "; ".join(tried) or "not run",
                 "source": f"{comparison.source_rates[normalization][method]:g}",
                 "ours": "not decided yet" if chosen is None else comparison.written(method, chosen),
             }
@@ -145,14 +147,19 @@ def table(rows: Sequence[Mapping[str, object]], index: str) -> pd.DataFrame:
 
 
 def differences(contrasts: Sequence[Contrast], digits: int = 4) -> pd.DataFrame:
-    """Return paired differences with 95 % Student intervals and the mark of Holm's correction."""
+    """Return paired differences with 95 % Student intervals and the mark of Holm's correction.
+
+    A mean that is not finite says that a run diverged: the values given for such runs must not be finite either.
+    """
     if not contrasts:
         return pd.DataFrame({"difference": ["not decided yet: the runs are not all recorded"]})
     rows = [
         {
             "difference": c.name,
-            "mean": f"{c.mean:+.{digits}f}",
-            "95 % interval": f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]" if np.isfinite(c.low) else "one seed",
+            "mean": f"{c.mean:+.{digits}f}" if np.isfinite(c.mean) else "a run diverged",
+            "95 % interval": f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]"
+            if np.isfinite(c.low)
+            else "one seed" * (c.seeds == 1),
             "p": f"{c.p:.2g}" if np.isfinite(c.low) else "",
             "significant (Holm)": "yes" if c.significant else "no",
             "seeds": c.seeds,
