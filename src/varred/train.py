@@ -23,6 +23,7 @@ from varred.files import write_atomically
 from varred.init import QuotientError, gradient_quotient, he_normal, metainit, relative_cost
 from varred.measure import gradient_noise, wide
 from varred.optim import STORM, SVRG, Batch
+from varred.optim.batch import preserved
 from varred.record import (
     Curves,
     Divergence,
@@ -453,14 +454,11 @@ class Trainer:
         config = self.config
         if self.state.diverged or not any(isinstance(module, _BatchNorm) for module in self.model.modules()):
             return None
-        kept = [buffer.clone() for buffer in self.model.buffers()]
-        torch.manual_seed(data.derived_seed(config.seed, "noise", config.epochs))  # of dropout
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            update_bn((batch.inputs for batch in self.batches(config.epochs - 1)), self.model)
-        final = self._final()
-        for buffer, value in zip(self.model.buffers(), kept, strict=True):
-            buffer.copy_(value)
-        return final
+        with preserved(list(self.model.buffers()), self.device):
+            torch.manual_seed(data.derived_seed(config.seed, "noise", config.epochs))  # of dropout
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                update_bn((batch.inputs for batch in self.batches(config.epochs - 1)), self.model)
+            return self._final()
 
     def _record(self) -> Run:
         state, parts = self.state, self.parts

@@ -229,12 +229,12 @@ class Comparison:
         for normalization, own in self.rates(store, scale).items():
             chosen[normalization] = {}
             for method, selected in own.items():
-                known = self.losses(store, scale, normalization, method)
-                ranked = [selected, *sorted(set(known) - {selected}, key=lambda rate: known[rate])]
-                bad = {rate for rate in ranked if self._diverged(store, scale, normalization, method, rate)}
-                left = [rate for rate in ranked if rate not in bad and math.isfinite(known.get(rate, math.inf))]
-                if selected in bad and left:
-                    chosen[normalization][method] = left[0]
+                if self._diverged(store, scale, normalization, method, selected):
+                    known = self.losses(store, scale, normalization, method)
+                    for rate, loss in sorted(known.items(), key=lambda item: item[1]):
+                        if math.isfinite(loss) and not self._diverged(store, scale, normalization, method, rate):
+                            chosen[normalization][method] = rate
+                            break
         return chosen
 
     def _diverged(self, store: Store, scale: Scale, normalization: Normalization, method: str, rate: float) -> bool:
