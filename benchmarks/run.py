@@ -177,7 +177,7 @@ def buffers_reset() -> tuple[float, float, float]:
     buffers = list(trainer.model.buffers())
 
     def reset() -> None:
-        with preserved(buffers, DEVICE):
+        with preserved(buffers, trainer.model.parameters()):
             pass
 
     return ratio(reset, lambda: trainer.step(batch), rounds=10)

@@ -36,7 +36,7 @@ def test_a_permuted_archive_gives_the_same_tensors(tmp_path: Path, monkeypatch: 
     assert torch.equal(again.test_targets, published.test_targets)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "short", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "short", "classes", "missing"])
 def test_a_bad_archive_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     target = tmp_path / "mnist.npz"
     with np.load(DATA / "mnist.npz") as archive:
@@ -53,6 +53,9 @@ def test_a_bad_archive_gives_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     elif damage == "short":
         np.savez(target, **{**arrays, "x_train": arrays["x_train"][:-1], "y_train": arrays["y_train"][:-1]})
         message = "expected 60000 \\+ 10000 images"
+    elif damage == "classes":
+        np.savez(target, **{**arrays, "classes": np.arange(9)})
+        message = "the names of all classes, or none"
     else:
         monkeypatch.setattr(data, "embedded_folder", lambda: None)
         monkeypatch.setattr(data, "_torchvision_part", _no_network)

@@ -175,10 +175,10 @@ def history() -> None:
 @pytest.mark.usefixtures("history")
 def test_records_are_trained_from_a_commit_of_this_history() -> None:
     for run in runs.results("cpu").all():
-        commit = run.provenance.commit
-        assert re.fullmatch(r"[0-9a-f]{12}", commit), "records are trained from a clean commit"
-        found = git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0
-        assert found, f"{run.config.identity} is of commit {commit}, which is not in the history"
+        for commit in {program.commit for program in (run.provenance, *run.provenance.earlier)}:
+            assert re.fullmatch(r"[0-9a-f]{12}", commit), "records are trained from a clean commit"
+            found = git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0
+            assert found, f"{run.config.identity} is of commit {commit}, which is not in the history"
 
 
 @pytest.mark.usefixtures("history")

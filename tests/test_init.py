@@ -100,6 +100,17 @@ def test_metainit_restores_the_mode_and_ignores_global_randomness() -> None:
     assert runs[0] == runs[1]
 
 
+def test_metainit_leaves_frozen_weights_and_restores_the_mode_after_an_error() -> None:
+    model = network().train()
+    frozen = next(model.parameters()).requires_grad_(False)
+    before = frozen.clone()
+    assert list(metainit(model, (6,), 3, steps=2, batch_size=4).norms) == ["2.weight"]
+    assert torch.equal(frozen, before)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        metainit(model, (7,), 3, steps=1, batch_size=4)
+    assert model.training
+
+
 @pytest.mark.parametrize("wrong", [{"steps": -1}, {"learning_rate": 0.0}, {"momentum": 1.0}, {"eps": 0.0}])
 def test_out_of_range_arguments_are_one_line(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"metainit needs|eps must be positive"):

@@ -18,7 +18,7 @@ from varred.measure import GradientNoise, gradient_noise
 from varred.models import resnet18
 from varred.models.resnet import Subsample
 from varred.optim import SVRG, Batch
-from varred.optim.batch import exchange, take_gradients
+from varred.optim.batch import placed, take_gradients
 from varred.record import Run
 from varred.runs import Store
 from varred.train import Trainer, train
@@ -67,12 +67,8 @@ def gradient(trainer: Trainer, batch: Batch) -> Tensor:
 
 
 def at_snapshot(trainer: Trainer, batch: Batch) -> Tensor:
-    parameters, point = svrg(trainer).parameters, list(svrg(trainer).snapshot_point)
-    exchange(parameters, point)
-    try:
+    with placed(svrg(trainer).parameters, svrg(trainer).snapshot_point):
         return gradient(trainer, batch)
-    finally:
-        exchange(parameters, point)
 
 
 def mean(trainer: Trainer, epoch: int, value: Callable[[Trainer, Batch], Tensor]) -> Tensor:
@@ -228,7 +224,7 @@ def test_observing_without_putting_buffers_back_would_be_seen(monkeypatch: pytes
     config = make({}, BATCH, epochs=1)
     blind = train(config, CPU)
 
-    def careless(*arguments: Any, buffers: Any) -> GradientNoise:
+    def careless(*arguments: Any, alpha: float, buffers: Any) -> GradientNoise:
         return gradient_noise(*arguments)
 
     monkeypatch.setattr("varred.train.gradient_noise", careless)

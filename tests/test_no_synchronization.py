@@ -67,6 +67,21 @@ def test_snapshot_and_steps_on_meta(name: str, normalization: str) -> None:
     steps(BUILDERS[name], "meta", LeNet(normalization=normalization))
 
 
+@pytest.mark.parametrize("name", BUILDERS)
+def test_steps_of_a_state_loaded_from_the_cpu_on_meta(name: str) -> None:
+    model = LeNet()
+    optimizer = BUILDERS[name](model)
+    steps(lambda _: optimizer, "cpu", model)
+    state = optimizer.state_dict()
+
+    def resumed(model: nn.Module) -> object:
+        fresh = BUILDERS[name](model)
+        fresh.load_state_dict(state)
+        return fresh
+
+    steps(resumed, "meta", LeNet())
+
+
 def test_a_synchronizing_step_fails_on_meta() -> None:
     class Peeking(SGD):
         def step(self, closure: object = None) -> None:

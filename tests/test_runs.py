@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from varred.config import Config, Execution, MLPModel, explain
+from varred.config import Config, Execution, MLPModel, Observation, explain
 from varred.data import DataError
 from varred.record import Run
 from varred.runs import RecordError, Store, curves, frame, verify
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_run_or_a_broken_one_is_refused(tmp_path: Path) 
     with pytest.raises(ValueError, match="is a checkpoint of run"):
         Trainer(make(seed=1), CPU).load(path)
     path.write_bytes(b"half a file")
-    with pytest.raises(CheckpointError, match="can't be read; remove it"):
+    with pytest.raises(CheckpointError, match="the checkpoint is damaged"):
         Trainer(make(), CPU).load(path)
 
 
@@ -197,7 +197,32 @@ def test_a_run_starts_afresh_where_its_checkpoint_is_unreadable(
         assert not path.exists()
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == 1
-        assert "run.pt: the checkpoint can't be read and is dropped" in lines[0]
+        assert lines[0].endswith("run.pt: the checkpoint is damaged; it is dropped, and the run starts afresh")
+
+
+def test_a_checkpoint_that_cannot_serve_is_dropped_and_one_that_cannot_be_opened_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, watch = tmp_path / "run.pt", Observation(epochs=(0,))
+    monkeypatch.setattr("varred.train.CHECKPOINT_SECONDS", -1.0)
+    train(make("SVRG", epochs=1), CPU, checkpoint=path)
+    with pytest.raises(CheckpointError, match="lacks what is to be observed"):
+        Trainer(make("SVRG", epochs=1), CPU, observation=watch).load(path)
+    assert train(make("SVRG", epochs=1), CPU, checkpoint=path, observation=watch).observed(watch)
+
+    saved = torch.load(path)
+    torch.save({**saved, "progress": {**saved["progress"], "unheard": 1}}, path)
+    with pytest.raises(CheckpointError, match="of another version"):
+        Trainer(make("SVRG", epochs=1), CPU).load(path)
+
+    def refuse(_: Path) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            train(make("SVRG", epochs=1), CPU, checkpoint=path)
+    assert path.exists()
 
 
 def test_a_resumed_record_names_the_programs_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,6 +460,28 @@ def test_validation_images_are_not_trained_on() -> None:
     assert not held & {image.numpy().tobytes() for image in trainer.parts.train.inputs}
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"name": "mnist", "size": "sample", "holdout": {"kind": "fraction", "fraction": 1e-5}}}, "0 for val"),
+        (
+            {"data": {"name": "mnist", "size": "sample", "holdout": {"kind": "fraction", "fraction": 0.9999}}},
+            "leaves 0",
+        ),
+        (
+            {
+                "data": {"name": "mnist", "size": "sample", "subset": 65},
+                "model": {"name": "mlp", "hidden": (8,), "normalization": "batch"},
+            },
+            "leaves a last batch of one image",
+        ),
+    ],
+)
+def test_parts_too_small_to_train_on_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer(make(**changes), CPU)
+
+
 def test_frames_hold_every_run_and_every_epoch() -> None:
     runs = [train(make(rule, epochs=2), CPU) for rule in ("SGD", "STORM")]
     assert frame(runs)["method"].tolist() == ["SGD", "STORM"]
@@ -453,6 +500,28 @@ def test_a_sweep_trains_what_is_missing_once(tmp_path: Path) -> None:
     assert len(before) == 2
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
         sweep(configs, store, jobs=0)
+
+
+def test_a_sweep_goes_on_after_a_training_process_was_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from joblib.externals.loky import reusable_executor
+
+    def kill_one() -> None:
+        while True:
+            pool = reusable_executor._executor
+            if pool is not None and pool._processes and not pool._flags.broken:
+                os.kill(next(iter(pool._processes)), signal.SIGKILL)
+                return
+            time.sleep(0.05)
+
+    configs = [make(seed=seed, epochs=1) for seed in range(3)]
+    with ThreadPoolExecutor(1) as threads:
+        killed = threads.submit(kill_one)
+        runs = sweep(configs, Store(tmp_path), jobs=2)
+        killed.result()
+    assert [run.config for run in runs] == configs
+    assert "a training process was killed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from itertools import chain
 
@@ -124,3 +125,21 @@ def test_a_resumed_run_equals_one_never_stopped_bit_for_bit(make_problem: Callab
 def test_bad_values_are_named(problem: Problem, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         STORM(problem.parameters, **arguments)
+
+
+def test_a_copy_steps_as_the_original(problem: Problem) -> None:
+    optimizer = STORM(problem.parameters, K, C, W0, "tensor", buffers=problem.model.buffers())
+    optimizer.step(problem.batch(0, SAMPLES[0]), problem.closure)
+    other, its = copy.deepcopy((problem, optimizer))
+    for part in SAMPLES[1:4]:
+        optimizer.step(problem.batch(0, part), problem.closure)
+        its.step(other.batch(0, part), other.closure)
+    assert torch.equal(problem.vector(), other.vector())
+
+
+def test_a_second_group_and_half_precision_are_refused(problem: Problem) -> None:
+    optimizer = STORM(problem.parameters)
+    with pytest.raises(ValueError, match="pass one parameter group"):
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(2))]})
+    with pytest.raises(ValueError, match=r"float32 or float64, got torch\.bfloat16"):
+        STORM([torch.nn.Parameter(torch.zeros(2, dtype=torch.bfloat16))])

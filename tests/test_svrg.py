@@ -249,6 +249,8 @@ def test_errors_say_what_to_do(problem: Problem) -> None:
         plain(problem).snapshot([], problem.closure)
     with pytest.raises(ValueError, match="alpha must be finite, got nan"):
         SVRG(torch.optim.SGD(problem.parameters, lr=1.0), alpha=float("nan"))
+    with pytest.raises(TypeError, match="LBFGS evaluates its closure several times"):
+        SVRG(torch.optim.LBFGS(problem.parameters))
     optimizer = plain(problem)
     snapshot(problem, optimizer, partition(0))
     before = problem.vector()
@@ -260,6 +262,33 @@ def test_errors_say_what_to_do(problem: Problem) -> None:
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(problem.batch(0, torch.arange(8)), broken)
     assert torch.equal(problem.vector(), before + 1)  # the iterate is back after an interrupted step
+
+
+def test_a_full_gradient_in_half_precision_is_a_mean_of_any_number_of_batches() -> None:
+    w = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
+    optimizer = SVRG(torch.optim.SGD([w], lr=1.0), size=lambda _: 32)
+
+    def closure(slope: float) -> torch.Tensor:
+        loss = slope * w.sum()
+        loss.backward()
+        return loss
+
+    optimizer.snapshot([2.0] * 1500, closure)  # summed in bfloat16 it would stop at 0.34
+    assert torch.equal(optimizer.full_gradient[0], torch.full_like(w, 2.0))
+
+
+def test_a_parameter_added_after_the_snapshot_asks_for_another_and_moves_nothing(problem: Problem) -> None:
+    optimizer = plain(problem)
+    snapshot(problem, optimizer, partition(0))
+    problem.load(problem.vector() + 1)
+    before = problem.vector()
+    optimizer.base.add_param_group({"params": [nn.Parameter(torch.zeros(2))]})
+    with pytest.raises(RuntimeError, match="not those of the snapshot: take another"):
+        optimizer.step(problem.batch(0, torch.arange(8)), problem.closure)
+    assert torch.equal(problem.vector(), before)
+    snapshot(problem, optimizer, partition(0))
+    optimizer.step(problem.batch(0, torch.arange(8)), problem.closure)
+    assert not torch.equal(problem.vector(), before)
 
 
 def test_any_base_optimizer_takes_the_estimate(problem: Problem) -> None:

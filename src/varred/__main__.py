@@ -44,7 +44,10 @@ def verify_records(
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
 ) -> None:
     """Retrain the first steps of recorded runs and compare their losses with the records."""
-    records = runs.results("cpu").all()
+    store = runs.results("cpu")
+    records = store.all()
+    if not records:
+        raise ValueError(f"there are no records in {store.folder}: train some with make run")
     execution = Execution(device=device)  # type: ignore[arg-type]
     if whole:
         cheapest = sorted((r for r in records if not r.diverged), key=lambda r: r.curves.samples[-1], reverse=True)
@@ -98,13 +101,15 @@ def measure_times(
     presets: Annotated[str, typer.Option(help="presets whose kinds of runs to time, by commas")] = "cpu,paper",
     threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
 ) -> None:
-    """Measure the time of a step and of a snapshot pass for each kind of a chapter's runs; on an idle machine."""
+    """Measure a CPU's time of a step and of a snapshot pass for each kind of a chapter's runs; on an idle machine."""
     path = timing.times_path(runs.results("cpu"))
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     phases = itertools.chain.from_iterable(
         experiments.queue(chapter, preset, Store("nowhere")) for preset in presets.split(",")
     )
-    timing.update(path, [config for phase in phases for config in phase.configs], Execution(threads=threads))
+    timing.update(
+        path, [config for phase in phases for config in phase.configs], Execution(device="cpu", threads=threads)
+    )
     print(path.read_text())
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 from varred.record import Run
 
 Value = Callable[[Run], float]
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,11 @@ def summarize(name: str, differences: Sequence[float]) -> Contrast:
     return Contrast(name, count, mean, mean - half, mean + half, p)
 
 
-def holm(contrasts: Sequence[Contrast], level: float = 0.05, family: int | None = None) -> list[Contrast]:
-    """Mark the contrasts that are significant by Holm's step-down procedure, in the order given.
+def holm(contrasts: Sequence[Contrast], family: int | None = None) -> list[Contrast]:
+    """Mark the contrasts that are significant at level .05 by Holm's step-down procedure, in the order given.
 
     Args:
         contrasts: that can be estimated.
-        level: of the family.
         family: number of contrasts declared together; those that can't be estimated count as not significant.
 
     Example:
@@ -101,7 +101,7 @@ def holm(contrasts: Sequence[Contrast], level: float = 0.05, family: int | None 
     order = sorted(range(len(contrasts)), key=lambda i: (math.isnan(contrasts[i].p), contrasts[i].p))
     marks = [False] * len(contrasts)
     for rank, i in enumerate(order):
-        if not contrasts[i].p <= level / ((family or len(contrasts)) - rank):  # an infinite difference has no p value
+        if not contrasts[i].p <= LEVEL / ((family or len(contrasts)) - rank):  # an infinite difference has no p value
             break
         marks[i] = True
     return [

@@ -195,11 +195,14 @@ def _read_npz(path: Path, name: str) -> Arrays:
         with np.load(path) as archive:
             x_train, x_test = archive["x_train"], archive["x_test"]
             y_train, y_test = archive["y_train"], archive["y_test"]
-            classes = tuple(str(c) for c in archive["classes"]) if "classes" in archive else tuple("0123456789")
+            count = 100 if name == "cifar100" else 10
+            classes = tuple(map(str, archive["classes"] if "classes" in archive else range(count)))
+            if len(classes) != count:
+                raise ValueError("classes")
     except Exception as error:  # numpy raises OSError, ValueError, EOFError, BadZipFile or zlib.error by the damage
         raise DataError(
-            f"{path}: expected a NumPy archive with x_train, y_train, x_test and y_test, but it can't be read "
-            f"({type(error).__name__}); remove it and provide a whole one"
+            f"{path}: expected a NumPy archive with x_train, y_train, x_test and y_test (and the names of all classes, "
+            f"or none), but it can't be read ({type(error).__name__}); remove it and provide a whole one"
         ) from error
     channels, height, width = _SHAPES[name]
     form = (height, width) if name == "mnist" else (height, width, channels)
@@ -227,9 +230,10 @@ def _torchvision(name: str, folder: Path) -> tuple[Arrays, Path]:
     try:
         train, test = (_torchvision_part(name, folder, flag) for flag in (True, False))
     except Exception as error:  # torchvision raises RuntimeError, URLError or OSError
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
         raise DataError(
             f"{name} at full size is neither in VARRED_DATA ({os.environ.get('VARRED_DATA', 'not set')}) nor can it be "
-            f"downloaded to {folder} ({type(error).__name__}): set VARRED_DATA to a folder with {name}.npz or go online"
+            f"downloaded to {folder} ({reason}): set VARRED_DATA to a folder with {name}.npz or go online"
         ) from error
 
     def pixels(part: Any) -> Images:
@@ -297,7 +301,7 @@ def derived_seed(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def fold_indices(count: int, folds: int, fold: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def fold_indices(count: int, folds: int, fold: int) -> tuple[Tensor, Tensor]:
     """Return (training, held-out) indices of one fold; the folds are disjoint and exhaust ``range(count)``.
 
     Example:
@@ -306,15 +310,15 @@ def fold_indices(count: int, folds: int, fold: int, seed: int = 0) -> tuple[Tens
         (7, 3)
 
     """
-    order = torch.randperm(count, generator=generator(seed, "folds"))
+    order = torch.randperm(count, generator=generator(0, "folds"))
     parts = list(torch.tensor_split(order, folds))
     held = parts.pop(fold)
     return torch.cat(parts), held
 
 
-def holdout_indices(count: int, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def holdout_indices(count: int, fraction: float) -> tuple[Tensor, Tensor]:
     """Return (training, held-out) indices; the held-out part is ``fraction`` of a seeded permutation."""
-    order = torch.randperm(count, generator=generator(seed, "holdout"))
+    order = torch.randperm(count, generator=generator(0, "holdout"))
     held = round(count * fraction)
     return order[held:], order[:held]
 

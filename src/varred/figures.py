@@ -17,6 +17,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor, nn
 
 from varred.data import DataSet
+from varred.models.layers import evaluating
 from varred.models.resnet import Residual, ResNet, Subsample
 from varred.record import Run
 
@@ -96,13 +97,12 @@ def use_style() -> None:
     set_matplotlib_formats("svg", metadata={"Date": None})
 
 
-def label_ends(ax: Axes, *, gap: float = 0.045, pad: float = 4) -> None:
+def label_ends(ax: Axes, *, gap: float = 0.045) -> None:
     """Write each line's label beside its last point, in its colour, moved apart where labels would touch.
 
     Args:
         ax: the axes; lines whose label starts with an underscore are left alone.
         gap: least distance between two labels, as a fraction of the axes' height.
-        pad: distance between a line's end and its label, in points.
 
     """
     entries = []
@@ -129,7 +129,7 @@ def label_ends(ax: Axes, *, gap: float = 0.045, pad: float = 4) -> None:
             label,
             xy=(1.0, height),
             xycoords="axes fraction",
-            xytext=(pad, 0),
+            xytext=(4, 0),
             textcoords="offset points",
             color=colour,
             va="center",
@@ -202,10 +202,8 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[str, tuple[int
 
     leaves = [module for module in model.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(record) for module in leaves]
-    training = model.training
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, *shape))
-    model.train(training)
+    with torch.no_grad(), evaluating(model):
+        model(torch.zeros(1, *shape))
     for hook in hooks:
         hook.remove()
     return rows
@@ -295,10 +293,10 @@ def residual_network(models: Mapping[str, ResNet], shape: tuple[int, int, int]) 
     """
     figure, axes = new_figure(len(models), 1, figsize=(7.6, 2.1 * len(models)))
     for ax, (title, model) in zip(np.atleast_1d(axes), models.items(), strict=True):
-        values, x, training = torch.zeros(1, *shape), 0.0, model.training
+        values, x = torch.zeros(1, *shape), 0.0
         stages: list[tuple[str, str, tuple[int, ...], int]] = [("input", GREY, tuple(shape), 1)]
-        with torch.no_grad():
-            for module in model.eval():
+        with torch.no_grad(), evaluating(model):
+            for module in model:
                 values = module(values)
                 size, name = tuple(values.shape[1:]), type(module).__name__
                 if isinstance(module, Residual) and stages[-1][0] == "blocks" and stages[-1][2] == size:
@@ -309,7 +307,6 @@ def residual_network(models: Mapping[str, ResNet], shape: tuple[int, int, int]) 
                     stages.append(("conv", SKY, size, 1))
                 elif "Pool" in name or isinstance(module, nn.Linear):
                     stages.append(("mean" if "Pool" in name else "dense", ORANGE, size, 1))
-        model.train(training)
         for name, colour, size, count in stages:
             height = max(0.12, size[1] / shape[1]) if len(size) == 3 else 0.3
             shown, left = (count if count <= 4 else 3), x

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
+import uuid
 from pathlib import Path
 
 STALE_SECONDS = 3600.0
@@ -17,7 +17,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         OSError: the file can't be written; the temporary one is removed.
 
     """
-    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
     try:
         partial.write_bytes(data)
         partial.replace(path)

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from varred.models.layers import evaluating
+
+SMALLEST = 0.01  # share of its initial value below which no norm falls
+
 
 def gradient_quotient(loss: Tensor, parameters: Iterable[Tensor], eps: float = 1e-5) -> Tensor:
     r"""Return the gradient quotient of a loss, differentiable in the parameters.
@@ -98,17 +102,14 @@ def relative_cost(model: nn.Module, shape: tuple[int, ...], classes: int) -> flo
     parameters = list(model.parameters())
     inputs = torch.zeros(2, *shape, device=parameters[0].device, dtype=parameters[0].dtype)
     targets = torch.zeros(2, dtype=torch.long, device=parameters[0].device)
-    training = model.training
-    model.eval()
     counts = []
     for quotient in (False, True):
-        with FlopCounterMode(display=False) as counter:
+        with evaluating(model), FlopCounterMode(display=False) as counter:
             value = functional.cross_entropy(model(inputs), targets)
             if quotient:
                 value = gradient_quotient(value, parameters)
             torch.autograd.grad(value, parameters, allow_unused=True)
         counts.append(counter.get_total_flops())
-    model.train(training)
     return float(counts[1] / counts[0])
 
 
@@ -140,7 +141,6 @@ def metainit(
     learning_rate: float = 0.1,
     momentum: float = 0.9,
     eps: float = 1e-5,
-    smallest: float = 0.01,
     seed: int = 0,
 ) -> MetaInit:
     r"""Rescale the weight tensors of ``model`` in place so that its gradient quotient falls.
@@ -151,7 +151,9 @@ def metainit(
         u \leftarrow \beta u - \eta s, \qquad p \leftarrow p\, \frac{\|p\| + u}{\|p\|} .
 
     That is the sign method with momentum on the *norms*: directions, biases and the affine parameters of normalization
-    layers stay as they were drawn. The model is in evaluation mode meanwhile. No training data are seen.
+    layers stay as they were drawn, tensors of norm 0 and frozen ones too. A norm isn't let below a hundredth of its
+    initial value: published code lets it cross zero, which turns the weights around. The model is in evaluation mode
+    meanwhile. No training data are seen.
 
     Args:
         model: the network, on any device.
@@ -162,8 +164,6 @@ def metainit(
         learning_rate: :math:`\eta`, in units of the norms, whatever these are.
         momentum: :math:`\beta`.
         eps: of the gradient quotient.
-        smallest: a norm isn't let below this share of its initial value; published code lets it cross zero, which
-            turns the weights around. Tensors of norm 0 are left alone.
         seed: of the noise.
 
     Raises:
@@ -181,34 +181,31 @@ def metainit(
         (['0.weight', '2.weight'], 20)
 
     """
-    if steps < 0 or batch_size < 1 or not learning_rate > 0 or not 0 <= momentum < 1 or not 0 < smallest < 1:
+    if steps < 0 or batch_size < 1 or not learning_rate > 0 or not 0 <= momentum < 1:
         raise ValueError(
-            "metainit needs steps >= 0, batch_size >= 1, learning_rate > 0, 0 <= momentum < 1 and 0 < smallest < 1, "
-            f"got {steps}, {batch_size}, {learning_rate}, {momentum}, {smallest}"
+            "metainit needs steps >= 0, batch_size >= 1, learning_rate > 0 and 0 <= momentum < 1, "
+            f"got {steps}, {batch_size}, {learning_rate}, {momentum}"
         )
-    parameters = dict(model.named_parameters())
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     first = {n: p.detach().norm() for n, p in parameters.items() if p.dim() >= 2 and bool(p.detach().norm() > 0)}
     memory = {name: torch.zeros_like(norm) for name, norm in first.items()}
     sample = next(iter(parameters.values()))
     noise = torch.Generator().manual_seed(seed)
     quotients: list[float] = []
-    training = model.training
-    model.eval()
-    for _ in range(steps):
-        inputs = torch.randn(batch_size, *shape, generator=noise).to(sample)
-        targets = torch.randint(classes, (batch_size,), generator=noise).to(sample.device)
-        quotient = gradient_quotient(functional.cross_entropy(model(inputs), targets), parameters.values(), eps)
-        if not bool(quotient.isfinite()):
-            model.train(training)
-            raise QuotientError(f"the gradient quotient is {quotient.item()} after {len(quotients)} steps")
-        quotients.append(quotient.item())
-        slopes = torch.autograd.grad(quotient, [parameters[name] for name in first])
-        with torch.no_grad():
-            for name, slope in zip(first, slopes, strict=True):
-                p = parameters[name]
-                norm = p.norm()
-                memory[name] = momentum * memory[name] - learning_rate * (p * slope).sum().sign()
-                p.mul_((norm + memory[name]).clamp(min=smallest * first[name]) / norm)
-    model.train(training)
+    with evaluating(model):
+        for _ in range(steps):
+            inputs = torch.randn(batch_size, *shape, generator=noise).to(sample)
+            targets = torch.randint(classes, (batch_size,), generator=noise).to(sample.device)
+            quotient = gradient_quotient(functional.cross_entropy(model(inputs), targets), parameters.values(), eps)
+            if not bool(quotient.isfinite()):
+                raise QuotientError(f"the gradient quotient is {quotient.item()} after {len(quotients)} steps")
+            quotients.append(quotient.item())
+            slopes = torch.autograd.grad(quotient, [parameters[name] for name in first])
+            with torch.no_grad():
+                for name, slope in zip(first, slopes, strict=True):
+                    p = parameters[name]
+                    norm = p.norm()
+                    memory[name] = momentum * memory[name] - learning_rate * (p * slope).sum().sign()
+                    p.mul_((norm + memory[name]).clamp(min=SMALLEST * first[name]) / norm)
     norms = {name: (norm.item(), parameters[name].detach().norm().item()) for name, norm in first.items()}
     return MetaInit(quotients, norms)

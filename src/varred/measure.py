@@ -4,13 +4,13 @@ The finite sum is a partition of the data into mini-batches under fixed transfor
 
 .. math::
     \mathrm{sgd} &= \sum_B p_B \, \lVert g_B(w) - g(w) \rVert^2, \qquad p_B = |B| / n, \quad g = \sum_B p_B\, g_B, \\
-    \mathrm{centred} &= \sum_B p_B \, \lVert (g_B(w) - g_B(\tilde w)) - (g(w) - g(\tilde w)) \rVert^2, \\
-    \mathrm{offset} &= \lVert \mu - g(\tilde w) \rVert^2 .
+    \mathrm{centred} &= \sum_B p_B \, \lVert (g_B(w) - \alpha g_B(\tilde w)) - (g(w) - \alpha g(\tilde w)) \rVert^2, \\
+    \mathrm{offset} &= \alpha^2 \lVert \mu - g(\tilde w) \rVert^2 .
 
-``centred`` is the variance of SVRG's estimate :math:`v_B = g_B(w) - g_B(\tilde w) + \mu` about its own mean; ``offset``
-is the squared distance of that mean from the partition's gradient, zero where transforms are locked to the snapshot
-(and, with batch normalization, the partition is the snapshot's own). SVRG's mean squared error is their sum, and it
-reduces variance where that is below ``sgd``; at one snapshot an epoch it pays where the ratio is below 1/3.
+``centred`` is the variance of SVRG's estimate :math:`v_B = g_B(w) - \alpha (g_B(\tilde w) - \mu)` about its own mean;
+``offset`` is the squared distance of that mean from the partition's gradient, zero where transforms are locked to the
+snapshot (and, with batch normalization, the partition is the snapshot's own). SVRG's mean squared error is their sum,
+and it reduces variance where that is below ``sgd``; at one snapshot an epoch it pays where the ratio is below 1/3.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varred.optim.batch import Closure, Size, exchange, preserved, size_of, take_gradients
+from varred.optim.batch import Closure, Size, placed, preserved, size_of, take_gradients
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def gradient_noise(
     batches: Iterable[Any],
     closure: Closure,
     *,
+    alpha: float = 1.0,
     buffers: Iterable[Tensor] = (),
     size: Size = size_of,
 ) -> GradientNoise:
@@ -75,6 +76,7 @@ def gradient_noise(
         full_gradient: :math:`\mu`, a tensor a parameter.
         batches: the partition; each batch weighs by its size.
         closure: as for the optimizers: forward, backward, returns the loss.
+        alpha: the coefficient of SVRG's control variate.
         buffers: ``model.buffers()``, put back afterwards; so is the random state. ``.grad`` is None afterwards.
         size: returns the number of samples of a batch.
 
@@ -99,37 +101,34 @@ def gradient_noise(
     """
     parameters = list(parameters)
     point = [value.detach().clone() for value in snapshot]
-    moments = {name: _Moments() for name in ("here", "there", "difference")}
+    moments = {name: _Moments() for name in ("here", "there", "estimate")}
     lengths = torch.zeros((), dtype=torch.float64)
     total = 0
     for parameter in parameters:
         parameter.grad = None
     kept = list(buffers)
-    with preserved(kept, parameters[0].device):
+    with preserved(kept, parameters):
         for batch in batches:
             weight = size(batch)
             total += weight
-            with preserved(kept, parameters[0].device), torch.enable_grad():
+            with preserved(kept, parameters), torch.enable_grad():
                 closure(batch)
             here = _vector(take_gradients(parameters))
-            exchange(parameters, point)
-            try:
-                with torch.enable_grad():
-                    closure(batch)
-            finally:
-                exchange(parameters, point)
+            with placed(parameters, point), torch.enable_grad():
+                closure(batch)
             there = _vector(take_gradients(parameters))
             difference = here - there
             lengths = lengths + weight * torch.linalg.vector_norm(difference)
-            for name, value in (("here", here), ("there", there), ("difference", difference)):
+            estimate = difference if alpha == 1 else torch.sub(here, there, alpha=alpha)
+            for name, value in (("here", here), ("there", there), ("estimate", estimate)):
                 moments[name].add(value, weight)
     if not total:
         raise ValueError("gradient noise needs at least one batch, got none (an exhausted iterator?)")
     distance = float(torch.linalg.vector_norm(_vector(parameters) - _vector(point)))
     return GradientNoise(
         sgd=moments["here"].variance(),
-        centred=moments["difference"].variance(),
-        offset=float((_vector(full_gradient) - moments["there"].mean).square().sum()),
+        centred=moments["estimate"].variance(),
+        offset=alpha**2 * float((_vector(full_gradient) - moments["there"].mean).square().sum()),
         distance=distance,
         curvature=float(lengths) / total / distance if distance else float("nan"),
         gradient_norm=float(torch.linalg.vector_norm(moments["here"].mean)),

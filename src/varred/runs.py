@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import subprocess
@@ -128,7 +129,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, (run.model_dump_json(indent=1) + "\n").encode())
         except OSError as error:
-            raise RecordError(f"{path}: can't be written ({error.strerror}); free some space and run again") from error
+            advice = "free some space" if error.errno == errno.ENOSPC else "make the folder writable"
+            raise RecordError(f"{path}: can't be written ({error.strerror}); {advice} and run again") from error
         return path
 
     @staticmethod

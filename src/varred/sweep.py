@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,11 +109,12 @@ def sweep(
             checkpoints.mkdir(parents=True, exist_ok=True)
             remove_stale(checkpoints)
         remove_stale(store.folder)
-        results = (
-            _on_cluster(client, missing, execution, checkpoints, observation)
-            if client is not None
-            else _on_this_machine(missing, execution, checkpoints, observation, jobs)
-        )
+        if client is not None:
+            results = _on_cluster(client, missing, execution, checkpoints, observation)
+        else:
+            # Another sweep of the same folder may have recorded a run meanwhile.
+            wanted = (config for config in missing if store.missing([config], observation))
+            results = _on_this_machine(wanted, execution, checkpoints, observation, jobs)
         failures = []
         for run in tqdm(results, total=len(missing), desc="runs"):
             if isinstance(run, Failure):
@@ -149,7 +152,7 @@ def _failure(config: Config, error: Exception) -> Failure:
 
 
 def _on_this_machine(
-    configs: Sequence[Config],
+    configs: Iterable[Config],
     execution: Execution,
     checkpoints: Path | None,
     observation: Observation | None,
@@ -158,8 +161,29 @@ def _on_this_machine(
     for name, value in _ALLOCATOR.items():
         os.environ.setdefault(name, value)
     version = commit()
-    calls = (joblib.delayed(_train_one)(config, execution, checkpoints, observation, version) for config in configs)
-    yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)(calls)
+    begun: dict[str, Config] = {}
+
+    def call(config: Config) -> Any:
+        begun[config.identity] = config
+        return joblib.delayed(_train_one)(config, execution, checkpoints, observation, version)
+
+    def parallel(configs: Iterable[Config], jobs: int) -> Iterator[Run | Failure]:
+        pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)
+        for result in pool(call(config) for config in configs):
+            del begun[result.identity if isinstance(result, Failure) else result.config.identity]
+            yield result
+
+    configs = iter(configs)
+    try:
+        yield from parallel(configs, jobs)
+        return
+    except BrokenExecutor:  # a process was killed, for want of memory perhaps; whose it was isn't said
+        print("a training process was killed: what it trained and the rest go on one at a time", flush=True)
+    for config in itertools.chain(list(begun.values()), configs):
+        try:
+            yield from parallel([config], 2)  # in a process of its own
+        except BrokenExecutor as error:
+            yield _failure(config, error)
 
 
 def _on_cluster(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +23,7 @@ from varred.config import Config, Execution, Folds, MetaInitialization, Observat
 from varred.files import write_atomically
 from varred.init import QuotientError, gradient_quotient, he_normal, metainit, relative_cost
 from varred.measure import gradient_noise, wide
+from varred.models.layers import evaluating
 from varred.optim import STORM, SVRG, Batch
 from varred.optim.batch import preserved
 from varred.record import (
@@ -81,6 +83,8 @@ def prepare(config: Config, device: torch.device) -> Parts:
         if config.data.subset > len(indices):
             raise ValueError(f"subset = {config.data.subset} is more than the {len(indices)} training images there are")
         indices = indices[torch.randperm(len(indices), generator=data.generator(0, "subset"))[: config.data.subset]]
+    if holdout is not None and not (len(indices) and len(held)):
+        raise ValueError(f"the holdout leaves {len(indices)} images for training and {len(held)} for validation")
     indices = indices.sort().values
     mean, deviation = source.statistics()
     dtype = _dtype(config)
@@ -142,14 +146,13 @@ def rescale(
     def quotient() -> float:
         source = data.generator(seed, "quotient")
         sample = next(model.parameters())
-        model.eval()
         values = []
-        for _ in range(QUOTIENT_BATCHES):
-            inputs = torch.randn(rule.batch_size, *shape, generator=source).to(sample)
-            targets = torch.randint(classes, (rule.batch_size,), generator=source).to(sample.device)
-            loss = functional.cross_entropy(model(inputs), targets)
-            values.append(gradient_quotient(loss, model.parameters()).item())
-        model.train()
+        with evaluating(model):
+            for _ in range(QUOTIENT_BATCHES):
+                inputs = torch.randn(rule.batch_size, *shape, generator=source).to(sample)
+                targets = torch.randint(classes, (rule.batch_size,), generator=source).to(sample.device)
+                loss = functional.cross_entropy(model(inputs), targets)
+                values.append(gradient_quotient(loss, model.parameters()).item())
         return sum(values) / len(values)
 
     before = quotient()
@@ -219,11 +222,24 @@ class Trainer:
         if config.precision == "float64" and self.device.type == "mps":
             raise ValueError("precision 'float64' is not available on device mps: choose device cpu, or 'float32'")
         self.parts = prepare(config, self.device)
-        self.model = build_model(config, self.parts.shape, self.parts.classes).to(self.device)
+        self._start()
+        if len(self.parts.train) % config.batch_size == 1 and self._normalized:
+            raise ValueError(
+                f"batch_size = {config.batch_size} leaves a last batch of one image, on which batch normalization has "
+                "no variance: choose another batch_size or subset"
+            )
+
+    def _start(self) -> None:
+        """Build model and optimizer; nothing has been done."""
+        self.model = build_model(self.config, self.parts.shape, self.parts.classes).to(self.device)
         cast(Any, self.model).to(memory_format=torch.channels_last)  # torch's types know the argument for some versions
-        self.optimizer = config.optimizer.build(self.model)
+        self.optimizer = self.config.optimizer.build(self.model)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if self.execution.compile else self.model
         self.state = _Progress()
+
+    @property
+    def _normalized(self) -> bool:
+        return any(isinstance(module, _BatchNorm) for module in self.model.modules())
 
     def closure(self, batch: Batch) -> Tensor:
         """Forward and backward over one batch; counts its samples."""
@@ -324,6 +340,7 @@ class Trainer:
                 self.optimizer.full_gradient,
                 self.batches(epoch),
                 self.closure,
+                alpha=self.optimizer.alpha,
                 buffers=self.model.buffers(),
             )
         self.state.samples = samples  # measuring is no part of the run's cost, nor of the time of its steps
@@ -343,27 +360,29 @@ class Trainer:
                     curves[f"{name}_loss"].append(result.loss)
                     curves[f"{name}_accuracy"].append(result.accuracy)
             if isinstance(self.optimizer, STORM) and self.state.samples:
-                rates, momenta = (wide(torch.cat(values)).cpu() for values in self.optimizer.path())
-                levels = torch.tensor(QUANTILES, dtype=torch.float64)
-                self.state.rates.append(torch.quantile(rates, levels).tolist())
-                self.state.momenta.append(torch.quantile(momenta, levels).tolist())
-                self.state.clipped.append((momenta >= 1).double().mean().item())
+                # torch.quantile takes 16 million values at most.
+                rates, momenta = (wide(torch.cat(values)).cpu().numpy() for values in self.optimizer.path())
+                self.state.rates.append(np.quantile(rates, QUANTILES).tolist())
+                self.state.momenta.append(np.quantile(momenta, QUANTILES).tolist())
+                self.state.clipped.append(float((momenta >= 1).mean()))
 
     def run(self, checkpoint: FilePath | None = None, progress: Progress | None = None) -> Run:
         """Train to the end, from the checkpoint if there is one.
 
         Args:
-            checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller. One that can't be
-                read is dropped, and where it can't be written the run goes on: only the resume is lost.
+            checkpoint: file to save to, at most once a minute, at epoch ends; removed by the caller. One that is
+                damaged, or lacks what is to be observed, is dropped, and where it can't be written the run goes on:
+                only the resume is lost.
             progress: called at each epoch's end.
 
         """
         if checkpoint is not None and checkpoint.exists():
             try:
                 self.load(checkpoint)
-            except CheckpointError:
-                print(f"{checkpoint}: the checkpoint can't be read and is dropped; the run starts afresh", flush=True)
-                checkpoint.unlink()
+            except CheckpointError as error:
+                print(f"{error}; it is dropped, and the run starts afresh", flush=True)
+                checkpoint.unlink(missing_ok=True)
+                self._start()
         saved = time.monotonic()
         sizes = torch.full((-(-len(self.parts.train) // self.config.batch_size),), self.config.batch_size).double()
         sizes[-1] = len(self.parts.train) - sizes[:-1].sum()
@@ -424,19 +443,31 @@ class Trainer:
 
         Raises:
             ValueError: the checkpoint is another run's.
-            CheckpointError: it can't be read.
+            CheckpointError: it is damaged, of another layout, or lacks what is to be observed.
+            OSError: the file can't be read; that says nothing about what it holds.
 
         """
+        content = io.BytesIO(path.read_bytes())
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            # To the CPU: what belongs on the device goes there below, the step counters of Adam stay off it.
+            state = torch.load(content, map_location="cpu", weights_only=True)
             identity = state["identity"]
-        except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError or OSError by the damage
-            raise CheckpointError(f"{path}: the checkpoint can't be read; remove it to train from the start") from error
+        except Exception as error:  # torch raises RuntimeError, EOFError or UnpicklingError by the damage
+            raise CheckpointError(f"{path}: the checkpoint is damaged") from error
         if identity != self.config.identity:
             raise ValueError(f"{path} is a checkpoint of run {identity}, not of {self.config.identity}")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.state = _Progress(**state["progress"])
+        try:
+            progress = _Progress(**state["progress"])
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path}: the checkpoint is of another version of the program") from error
+        if isinstance(self.optimizer, SVRG):
+            last = progress.epoch if progress.diverged is None else progress.diverged["epoch"]
+            asked = {(e, f) for e in self.observation.epochs if e < last for f in self.observation.fractions}
+            if asked - {(noise["epoch"], noise["fraction"]) for noise in progress.noise}:
+                raise CheckpointError(f"{path}: the checkpoint lacks what is to be observed")
+        self.state = progress
         saver = state.get("program")  # checkpoints written before it was kept don't say
         if saver not in (None, self._program, *self.state.earlier):
             self.state.earlier.append(saver)
@@ -452,9 +483,9 @@ class Trainer:
     def _precise(self) -> Final | None:
         """Evaluate with the statistics of batch normalization averaged over the last epoch's batches; put them back."""
         config = self.config
-        if self.state.diverged or not any(isinstance(module, _BatchNorm) for module in self.model.modules()):
+        if self.state.diverged or not self._normalized:
             return None
-        with preserved(list(self.model.buffers()), self.device):
+        with preserved(list(self.model.buffers()), self.model.parameters()):
             torch.manual_seed(data.derived_seed(config.seed, "noise", config.epochs))  # of dropout
             with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 update_bn((batch.inputs for batch in self.batches(config.epochs - 1)), self.model)
@@ -529,11 +560,9 @@ def gradient_computations(config: Config) -> int:
 @torch.no_grad()
 def evaluate(logits: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, targets: Tensor) -> Evaluation:
     """Return loss, accuracy and confidences over a set, in evaluation mode; the model's mode is put back."""
-    training = model.training
-    model.eval()
-    outputs = wide(torch.cat([logits(part) for part in inputs.split(EVALUATION_BATCH)]))
+    with evaluating(model):
+        outputs = wide(torch.cat([logits(part) for part in inputs.split(EVALUATION_BATCH)]))
     targets = targets.to(outputs.device)
-    model.train(training)
     losses = functional.cross_entropy(outputs, targets, reduction="none")
     confidence, predicted = outputs.softmax(1).max(1)
     right = predicted == targets

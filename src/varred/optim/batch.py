@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,54 +63,58 @@ def size_of(batch: object) -> int:
 
 
 @contextmanager
-def preserved(buffers: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+def preserved(buffers: Sequence[Tensor], parameters: Iterable[Tensor]) -> Iterator[None]:
     """Put buffers (batch-normalization statistics) and the random state (dropout) back on leaving.
+
+    The random state is that of the CPU and of every device on which a parameter lies.
 
     Evaluating a loss in training mode moves both. An estimator that evaluates at a second point must leave
     neither trace: the statistics would mix two points, and a second draw of the dropout mask would
     decorrelate the two gradients.
     """
     saved = [buffer.clone() for buffer in buffers]
-    state = _random_state(device)
+    generators = _generators({parameter.device for parameter in parameters})
+    states = [get() for get, _ in generators]
     try:
         yield
     finally:
         with torch.no_grad():
             for buffer, value in zip(buffers, saved, strict=True):
                 buffer.copy_(value)
-        _set_random_state(device, state)
+        for (_, put), state in zip(generators, states, strict=True):
+            put(state)
 
 
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+def _generators(devices: Iterable[torch.device]) -> list[tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+    """Return how to read and how to set the random state of the CPU and of each other device."""
     # The state of an accelerator's generator lives on the host: reading it does not wait for the device.
-    cpu = torch.get_rng_state()
-    if device.type == "cuda":
-        return cpu, torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        return cpu, torch.mps.get_rng_state()
-    return cpu, None
+    found: list[tuple[Callable[[], Tensor], Callable[[Tensor], None]]] = [(torch.get_rng_state, torch.set_rng_state)]
+    for device in devices:
+        if device.type == "mps":
+            found.append((torch.mps.get_rng_state, torch.mps.set_rng_state))
+        elif device.type not in ("cpu", "meta"):
+            module = torch.get_device_module(device)
+            found.append((partial(module.get_rng_state, device), partial(module.set_rng_state, device=device)))
+    return found
 
 
-def _set_random_state(device: torch.device, state: tuple[Tensor, Tensor | None]) -> None:
-    cpu, accelerator = state
-    torch.set_rng_state(cpu)
-    if accelerator is None:
-        return
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(accelerator, device)
-    else:
-        torch.mps.set_rng_state(accelerator)
-
-
-def exchange(parameters: Sequence[Tensor], values: list[Tensor]) -> None:
-    """Swap the parameters' storage with ``values``: no copy, and a second call swaps back.
+@contextmanager
+def placed(parameters: Sequence[Tensor], point: Sequence[Tensor]) -> Iterator[None]:
+    """Let the parameters lie at another point, in its storage and without a copy; put them back on leaving.
 
     Under an autocast context that the caller holds, torch would serve the casts of the weights that were there before:
     they are dropped.
     """
+    here = [parameter.data for parameter in parameters]
     torch.clear_autocast_cache()
-    for i, parameter in enumerate(parameters):
-        parameter.data, values[i] = values[i], parameter.data
+    try:
+        for parameter, value in zip(parameters, point, strict=True):
+            parameter.data = value.data
+        yield
+    finally:
+        for parameter, value in zip(parameters, here, strict=True):
+            parameter.data = value
+        torch.clear_autocast_cache()
 
 
 def take_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from varred.optim.batch import Closure, exchange, preserved, take_gradients
+from varred.optim.batch import Closure, placed, preserved, take_gradients
 
 Granularity = Literal["global", "tensor", "coordinate"]
 
@@ -39,10 +39,12 @@ class STORM(Optimizer):
         buffers: ``model.buffers()``; after a step they are those of the evaluation at :math:`w_t` alone.
 
     Cost: two mini-batch gradients a step (the first step: one). State: :math:`w_{t-1}`, :math:`d_{t-1}` and the
-    accumulator (a scalar, a scalar per tensor, or one more copy of the parameters).
+    accumulator (a scalar, a scalar per tensor, or one more copy of the parameters). Gradients must be dense, and the
+    loss not scaled (``GradScaler``): the accumulator would be too.
 
     Raises:
-        ValueError: a hyper-parameter is out of range.
+        ValueError: a hyper-parameter is out of range, there is a second parameter group, or a parameter has less than
+            single precision, in which the accumulator would stop growing.
 
     References:
         Cutkosky and Orabona (2019), algorithm 1.
@@ -79,10 +81,21 @@ class STORM(Optimizer):
             raise ValueError(f"w0 must be positive, got {w0}")
         if granularity not in get_args(Granularity):
             raise ValueError(f"granularity must be one of {', '.join(get_args(Granularity))}, got {granularity!r}")
-        super().__init__(params, {"k": k, "c": c, "w0": w0, "granularity": granularity, "clip": clip})
-        if len(self.param_groups) > 1:
-            raise ValueError("STORM has one step-size rule for all parameters: pass one parameter group")
         self._buffers = list(buffers)
+        super().__init__(params, {"k": k, "c": c, "w0": w0, "granularity": granularity, "clip": clip})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles hold: torch's optimizers leave out attributes of their own."""
+        return {**super().__getstate__(), "_buffers": self._buffers}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add the first parameter group; a second one is refused, and so are parameters in half precision."""
+        if self.param_groups:
+            raise ValueError("STORM has one step-size rule for all parameters: pass one parameter group")
+        super().add_param_group(param_group)
+        for parameter in self.parameters:
+            if torch.finfo(parameter.dtype).bits < 32:
+                raise ValueError(f"STORM needs parameters in float32 or float64, got {parameter.dtype}: use autocast")
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -96,7 +109,8 @@ class STORM(Optimizer):
         Args:
             batch: the mini-batch.
             closure: ``closure(batch)`` computes the batch's mean loss, calls ``backward`` and returns the loss. It may
-                zero the gradients first, as torch's closures do. It is called twice, at the first step once.
+                zero the gradients first, as torch's closures do; where the loss reaches parameters that are not this
+                optimizer's it must, since it is called twice (at the first step once).
 
         Returns:
             The loss at the iterate, before the step; detached.
@@ -107,13 +121,8 @@ class STORM(Optimizer):
         self.zero_grad()
         if started:
             previous = self._column("previous")
-            with preserved(self._buffers, parameters[0].device):
-                exchange(parameters, previous)
-                try:
-                    with torch.enable_grad():
-                        closure(batch)
-                finally:
-                    exchange(parameters, previous)
+            with preserved(self._buffers, parameters), placed(parameters, previous), torch.enable_grad():
+                closure(batch)
             stale = take_gradients(parameters)  # g_t(w_{t-1})
         with torch.enable_grad():
             loss = closure(batch)

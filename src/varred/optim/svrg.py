@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from varred.optim.batch import Closure, Size, exchange, preserved, size_of, take_gradients
+from varred.optim.batch import Closure, Size, placed, preserved, size_of, take_gradients
 
 
 class SVRG:
-    r"""Feed any optimizer the stochastic variance reduced gradient.
+    r"""Feed an optimizer the stochastic variance reduced gradient.
 
     At a snapshot :math:`\tilde w` with full gradient :math:`\mu = \frac1n \sum_i \nabla f_i(\tilde w)`, a step on
     the mini-batch :math:`B` hands the base optimizer
@@ -26,7 +26,7 @@ class SVRG:
     leaves it out.
 
     Args:
-        base: the optimizer that makes the step.
+        base: the optimizer that makes the step: any of torch's whose step needs no closure.
         buffers: ``model.buffers()``. Their values after a step are those of the evaluation at :math:`w` alone;
             a snapshot pass leaves no trace in them.
         alpha: the coefficient of the control variate. 1 is SVRG, 0 is the base optimizer on plain
@@ -37,12 +37,13 @@ class SVRG:
         base: the wrapped optimizer.
 
     Cost: two mini-batch gradients a step and one pass over the data per snapshot. State: two copies of the
-    parameters, :math:`\tilde w` and :math:`\mu`, beside the base optimizer's own.
+    parameters, :math:`\tilde w` and :math:`\mu`, beside the base optimizer's own. Gradients must be dense, and the loss
+    not scaled (``GradScaler``): :math:`\mu` would be too.
 
     Raises:
         ValueError: ``alpha`` is not finite, or a snapshot is taken over no batches.
-        TypeError: a batch does not know its size.
-        RuntimeError: a step comes before the first snapshot.
+        TypeError: a batch does not know its size, or the base optimizer's step needs a closure.
+        RuntimeError: a step comes before the first snapshot, or parameters have been added since.
 
     References:
         Johnson and Zhang (2013), figure 1; the coefficient: Yin et al. (2025), equation 5.
@@ -72,6 +73,8 @@ class SVRG:
     ) -> None:
         if not float("-inf") < alpha < float("inf"):
             raise ValueError(f"alpha must be finite, got {alpha}")
+        if isinstance(base, torch.optim.LBFGS):
+            raise TypeError("LBFGS evaluates its closure several times a step: choose a base optimizer that needs none")
         self.base = base
         self.alpha = alpha
         self._size = size
@@ -94,9 +97,9 @@ class SVRG:
         """The parameters at the snapshot, one tensor a parameter; empty before the first snapshot."""
         return self._point
 
-    def zero_grad(self) -> None:
-        """Forget the parameters' gradients."""
-        self.base.zero_grad(set_to_none=True)
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the base optimizer's parameters' gradients, or set them to zero."""
+        self.base.zero_grad(set_to_none)
 
     def snapshot(self, batches: Iterable[Any], closure: Closure) -> None:
         r"""Set :math:`\tilde w = w` and :math:`\mu = \sum_B \frac{|B|}{n} g_B(\tilde w)`.
@@ -107,13 +110,15 @@ class SVRG:
         Args:
             batches: the data set, cut into mini-batches.
             closure: ``closure(batch)`` computes the batch's mean loss, calls ``backward`` and returns the loss. It may
-                zero the gradients first, as torch's closures do.
+                zero the gradients first, as torch's closures do; where the loss reaches parameters that are not the
+                base optimizer's it must, since it is called more often than steps are made.
         """
         parameters = self.parameters
-        full = [torch.zeros_like(p) for p in parameters]
+        # In half precision a sum over an epoch would stop growing.
+        full = [torch.zeros_like(p, dtype=torch.promote_types(p.dtype, torch.float32)) for p in parameters]
         total = 0
         self.zero_grad()
-        with preserved(self._buffers, parameters[0].device):
+        with preserved(self._buffers, parameters):
             for batch in batches:
                 size = self._size(batch)
                 total += size
@@ -123,7 +128,7 @@ class SVRG:
         if not total:
             raise ValueError("a snapshot needs at least one batch, got none (an exhausted iterator?)")
         torch._foreach_div_(full, total)
-        self._full = full
+        self._full = [mean.to(p.dtype) for mean, p in zip(full, parameters, strict=True)]
         self._point = [p.detach().clone() for p in parameters]
 
     def step(self, batch: Any, closure: Closure) -> Tensor:
@@ -140,14 +145,11 @@ class SVRG:
         if not self._point:
             raise RuntimeError("no snapshot yet: call snapshot(batches, closure) before the first step")
         parameters = self.parameters
+        if len(self._point) != len(parameters):
+            raise RuntimeError("the base optimizer's parameters are not those of the snapshot: take another one first")
         self.zero_grad()
-        with preserved(self._buffers, parameters[0].device):
-            exchange(parameters, self._point)
-            try:
-                with torch.enable_grad():
-                    closure(batch)
-            finally:
-                exchange(parameters, self._point)
+        with preserved(self._buffers, parameters), placed(parameters, self._point), torch.enable_grad():
+            closure(batch)
         control = take_gradients(parameters)
         with torch.enable_grad():
             loss = closure(batch)
@@ -190,6 +192,6 @@ class SVRG:
         self.base.load_state_dict(state["base"])
         self.alpha = state.get("alpha", self.alpha)
         self._point, self._full = (
-            [value.detach().to(p.device, copy=True) for value, p in zip(state[key], parameters, strict=False)]
+            [value.detach().to(p, copy=True) for value, p in zip(state[key], parameters, strict=False)]
             for key in ("point", "full_gradient")
         )
