@@ -67,19 +67,24 @@ def summary(values: Sequence[float], digits: int = 4) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
+def _ended(values: Sequence[float], own: Sequence[Run], digits: int = 4) -> str:
+    return "diverged" if own and not values else summary(values, digits)
+
+
 def accuracies(runs: Mapping[str, Sequence[Run]], source: Mapping[str, tuple[float, float]]) -> pd.DataFrame:
-    """Set final test and training accuracies beside the source's: mean and sample standard deviation over seeds."""
+    """Set final test and training accuracies beside the source's: mean and sample deviation of runs that ended."""
     rows = []
     for method in [*source, *(name for name in runs if name not in source)]:
         own = runs.get(method, [])
+        kept = [run for run in own if run.diverged is None]
         test, train = (f"{value:g}" for value in source[method]) if method in source else ("", "")
         rows.append(
             {
                 "method": method,
                 "test, source": test,
-                "test, ours": summary([run.final.test.accuracy for run in own]),
+                "test, ours": _ended([run.final.test.accuracy for run in kept], own),
                 "train, source": train,
-                "train, ours": summary([run.final.train.accuracy for run in own]),
+                "train, ours": _ended([run.final.train.accuracy for run in kept], own),
                 "seeds": len(own),
                 "diverged": sum(run.diverged is not None for run in own),
             }
@@ -112,11 +117,11 @@ def grid(comparison: Comparison, store: Store, scale: Scale, normalization: Norm
 def finals(
     runs: Mapping[str, Sequence[Run]], columns: Mapping[str, Value], digits: int = 4, index: str = "method"
 ) -> pd.DataFrame:
-    """Return one row a method, one column a value: mean and sample standard deviation over seeds."""
+    """Return one row a method, one column a value: mean and sample deviation over the runs that have not diverged."""
     rows = [
         {index: method}
         | {
-            name: summary([value(run) for run in own], 0 if name in COUNTS else digits)
+            name: _ended([value(run) for run in own if run.diverged is None], own, 0 if name in COUNTS else digits)
             for name, value in columns.items()
         }
         | {"seeds": len(own)}
@@ -143,7 +148,7 @@ def table(rows: Sequence[Mapping[str, object]], index: str) -> pd.DataFrame:
         >>> table([], "method").iloc[0, 0]
         'not run yet'
     """
-    return pd.DataFrame(rows).set_index(index) if rows else pd.DataFrame({index: ["not run yet"]})
+    return pd.DataFrame(rows).set_index(index) if rows else pd.DataFrame({index: ["not run yet"]}, index=[""])
 
 
 def differences(contrasts: Sequence[Contrast], digits: int = 4) -> pd.DataFrame:
@@ -152,7 +157,7 @@ def differences(contrasts: Sequence[Contrast], digits: int = 4) -> pd.DataFrame:
     A mean that is not finite says that a run diverged: the values given for such runs must not be finite either.
     """
     if not contrasts:
-        return pd.DataFrame({"difference": ["not decided yet: the runs are not all recorded"]})
+        return pd.DataFrame({"difference": ["not decided yet: the runs are not all recorded"]}, index=[""])
     rows = [
         {
             "difference": c.name,

@@ -48,9 +48,10 @@ def page(path: Path, store: Store) -> str:
         "# Claims and verdicts",
         "",
         "Every claim that a chapter examines, the criterion it is judged by, and the verdict. A criterion is committed",
-        "before the runs it judges; the verdicts are computed from the run records. *Not shown*: the records decide",
-        "neither way. *Not decided yet*: runs are missing, or some have diverged. This page is written by",
-        "`python -m varred pages`; a test holds it to the records.",
+        "before the runs it judges; the verdicts are computed from the run records, and say whether the criterion is",
+        "met: where a claim is our own question, *holds* is a yes to the criterion. *Not shown*: the records decide",
+        "neither way. *Not decided yet*: runs are missing, or some have diverged; then more seeds can't decide it.",
+        "This page is written by `python -m varred pages`; a test holds it to the records.",
         "",
     ]
     for claim in read(path).values():

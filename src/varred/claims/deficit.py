@@ -107,10 +107,11 @@ def variance(store: Store) -> Verdict:
         if len(own) < 4:
             return with_divergence(name, runs) or waiting(name)
         moments += own
-        parts.append(f"{label(setting)} " + ", ".join(ratio_at(n) for n in own))
+        above = sum(n.ratio > 1 for n in own)
+        parts.append(f"{label(setting)} at {above} of {len(own)} (" + ", ".join(ratio_at(n) for n in own) + ")")
     hits = sum(n.ratio > 1 for n in moments)
     word = HOLDS if hits == len(moments) else PART if hits else FAILS
-    reason = f"above 1 at {hits} of {len(moments)} moments of the first seed: " + "; ".join(parts)
+    reason = f"above 1 at {hits} of {len(moments)} moments of the first seed, " + ", ".join(parts)
     return Verdict(name, word, reason)
 
 

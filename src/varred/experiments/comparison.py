@@ -256,7 +256,7 @@ class Comparison:
         return found
 
     def plan(self, scale: Scale) -> list[Phase]:
-        """Return runs that take as long as the queue's, for estimates: rates are the source's, which cost the same."""
+        """Return the queue's runs at the source's rates, for estimates; a search may add others."""
         return [self.rest(scale), Phase("benchmark", self.benchmark(scale, self.source_rates))]
 
     def queue(self, scale: Scale, store: Store) -> Iterator[Phase]:
