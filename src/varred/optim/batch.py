@@ -109,7 +109,7 @@ def placed(parameters: Sequence[Tensor], point: Sequence[Tensor]) -> Iterator[No
     torch.clear_autocast_cache()
     try:
         for parameter, value in zip(parameters, point, strict=True):
-            parameter.data = value.data
+            parameter.data = value
         yield
     finally:
         for parameter, value in zip(parameters, here, strict=True):
