@@ -54,6 +54,7 @@ site: $(RENDERED)
 
 # The shell gets PARAMS from the environment: written into the line, its quotes and brackets would be the shell's.
 run: $(STAMP)
+	@test -n "$(CHAPTER)" || { echo "which chapter? for example: make run CHAPTER=12-lenet-mnist PRESET=smoke" >&2; exit 2; }
 	@$(BIN)/python book/build.py run $(CHAPTER) $(if $(PRESET),--preset $(PRESET)) $(if $(PARAMS),-p "$$PARAMS")
 
 chapters: $(STAMP)

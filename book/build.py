@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,11 @@ import jupytext
 import nbformat
 import typer
 
+from varred.files import write_atomically
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 ROOT = Path(os.environ.get("VARRED_ROOT", Path(__file__).resolve().parents[1]))
+INTERRUPTED = 130  # the status that typer gives to a KeyboardInterrupt
 TEXT, CHAPTERS, BUILD = ROOT / "book" / "text", ROOT / "book" / "chapters", ROOT / "_build"
 
 
@@ -60,31 +64,28 @@ def parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
     return {}
 
 
-def execute(name: str, target: Path, values: dict[str, Any] | None = None) -> str | None:
-    """Execute one chapter through papermill; return None, or the error in one line."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source = target.with_name(f".{target.stem}.source.ipynb")
-    partial = target.with_name(f".{target.stem}.partial.ipynb")
-    nbformat.write(read_text(name), source)
+def execute(name: str, target: Path, values: dict[str, Any] | None = None, show: bool = False) -> str | None:
+    """Execute one chapter through papermill, showing what it prints if asked; return None, or the error in one line."""
+    for folder in (target.parent, BUILD):
+        folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     environment.setdefault("OMP_NUM_THREADS", "1")
     code = "import sys, json, papermill; papermill.execute_notebook(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]),"
-    code += " progress_bar=False, log_output=False, kernel_name='python3', record_timing=False)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(source), str(partial), json.dumps(values or {})],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    source.unlink()
-    if done.returncode:
-        partial.unlink(missing_ok=True)
-        lines = [line for line in done.stderr.strip().split("\n") if line.strip()]
-        last = next(
-            (x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Interrupt|Warning)\b", x)), lines[-1]
+    code += " progress_bar=False, log_output=False, kernel_name='python3', record_timing=False"
+    code += ", stdout_file=sys.stdout)" if show else ")"
+    with tempfile.TemporaryDirectory(dir=BUILD) as scratch:  # two executions of one chapter don't meet
+        source, executed = Path(scratch) / f"{name}.ipynb", Path(scratch) / "executed.ipynb"
+        nbformat.write(read_text(name), source)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(source), str(executed), json.dumps(values or {})],
+            env=environment,
+            stdout=None if show else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        return re.sub(r"\x1b\[[0-9;]*m", "", last)
-    notebook = nbformat.read(partial, as_version=4)
+        if done.returncode:
+            return _reason(done.stderr)
+        notebook = nbformat.read(executed, as_version=4)
     notebook.metadata.pop("papermill", None)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
@@ -93,9 +94,19 @@ def execute(name: str, target: Path, values: dict[str, Any] | None = None) -> st
             del cell.metadata["tags"]
     notebook.metadata["varred"] = {"source": source_hash(read_text(name))}
     notebook.metadata.pop("language_info", None)
-    nbformat.write(notebook, partial)
-    partial.replace(target)
+    write_atomically(target, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
     return None
+
+
+def _reason(trace: str) -> str:
+    """Return the last line of a traceback that names an error; for a bare assertion, the line that failed."""
+    lines = [line for line in re.sub(r"\x1b\[[0-9;]*m", "", trace).split("\n") if line.strip()] or ["it was killed"]
+    kind = r"[\w.]*(Error|Exception|Interrupt|Warning)\b"
+    last = next((line for line in reversed(lines) if re.match(kind, line)), lines[-1])
+    failed = [line for line in lines if re.match(r"-+> *\d+ ", line)]
+    if re.fullmatch(r"AssertionError:?\s*", last) and failed:
+        return f"a check of the chapter fails at these values: {failed[-1].split(maxsplit=2)[-1]}"
+    return last
 
 
 def execute_all(chosen: list[str], folder: Path, jobs: int) -> None:
@@ -184,12 +195,15 @@ def run(
         f"-p {name} {value}" if not isinstance(value, list) else f"-y '{name}: {json.dumps(value)}'"
         for name, value in values.items()
     )
-    print(f"jupytext --to ipynb -o {chapter}.ipynb book/text/{chapter}.md")
-    print(f"papermill {chapter}.ipynb out.ipynb {shown}", flush=True)
-    error = execute(chapter, target, values)
+    given, out = (target.with_suffix(suffix).relative_to(ROOT) for suffix in (".source.ipynb", ".ipynb"))
+    programs = Path(sys.executable).parent
+    programs = programs.relative_to(ROOT) if programs.is_relative_to(ROOT) else programs
+    print(f"{programs / 'jupytext'} --to ipynb -o {given} book/text/{chapter}.md")
+    print(f"{programs / 'papermill'} {given} {out} {shown}", flush=True)
+    error = execute(chapter, target, values, show="train" in defaults)
     if error is not None:
         raise _fail(error)
-    print(f"executed: {target.relative_to(ROOT)}")
+    print(f"executed: {out}")
 
 
 def _values(chapter: str, defaults: dict[str, Any], preset: str, given: list[str]) -> dict[str, Any]:
@@ -214,6 +228,9 @@ def _values(chapter: str, defaults: dict[str, Any], preset: str, given: list[str
             values[name] = float(value)
         elif type(value) is not wanted:
             raise _fail(f"{name} must be of type {wanted.__name__} (default {defaults[name]!r}), got {value!r}")
+        least = 0 if name == "seed" else 1
+        if wanted is int and "preset" not in defaults and not least <= value < 2**63:  # else the chapter checks it
+            raise _fail(f"{name} must be at least {least} and below 2**63, got {value}")
     return values
 
 
@@ -248,11 +265,15 @@ def _fail(message: str) -> typer.Exit:
 
 
 def main() -> None:
-    """Run the command line; a usage error is one line and status 2."""
+    """Run the command line; a usage error or one of the file system is one line and status 2, an interrupt 130."""
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.TyperException as error:
         status = _fail(error.format_message()).exit_code
+    except OSError as error:
+        status = _fail(f"{error.filename}: {error.strerror}; mend that and run again").exit_code
+    if status == INTERRUPTED:
+        _fail("stopped; what has been recorded is kept, run again to go on")
     sys.exit(status)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -82,10 +83,28 @@ def test_bad_usage_is_one_line_and_status_2(root: Path, arguments: tuple[str, ..
     assert done.stderr.strip() == message
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("seed=-1", "seed must be at least 0 and below 2**63, got -1"),
+        ("count=0", "count must be at least 1 and below 2**63, got 0"),
+        ("count=7", "a check of the chapter fails at these values: assert count < 5"),
+    ],
+)
+def test_values_that_a_theory_chapter_cannot_bear_are_named(root: Path, value: str, message: str) -> None:
+    text = TEXT.replace('preset = "cpu"', "seed = 0").replace(
+        "print(preset, rate", "assert count < 5\nprint(seed, rate"
+    )
+    (root / "book" / "text" / "01-a.md").write_text(text)
+    done = call(root, "run", "01-a", "-p", value)
+    assert (done.returncode, done.stderr.strip()) == (2, message)
+
+
 def test_good_parameters_reach_the_notebook_with_their_types(root: Path) -> None:
     done = call(root, "run", "01-a", "--preset", "smoke", "-p", "rate=1e-3", "-p", "names=['b','c']")
     assert done.returncode == 0, done.stderr
-    assert """papermill 01-a.ipynb out.ipynb -p rate 0.001 -y 'names: ["b", "c"]' -p preset smoke""" in done.stdout
+    files = "_build/run/01-a.smoke.source.ipynb _build/run/01-a.smoke.ipynb"
+    assert f"""papermill {files} -p rate 0.001 -y 'names: ["b", "c"]' -p preset smoke""" in done.stdout
     notebook = nbformat.read(root / "_build" / "run" / "01-a.smoke.ipynb", as_version=4)
     outputs = [output.text for cell in notebook.cells for output in cell.get("outputs", [])]
     assert outputs[0] == "smoke 0.001 3 ['b', 'c']\n"
@@ -121,7 +140,9 @@ def test_the_documented_make_run_line_gives_its_parameters_to_papermill(root: Pa
     )
     assert done.returncode == 0, done.stderr
     options = """-y 'seeds: [1, 2]' -y 'methods: ["SGD", "SVRG"]' -p preset cpu -p train True"""
-    assert f"papermill 12-lenet-mnist.ipynb out.ipynb {options}\n" in done.stdout
+    files = "_build/run/12-lenet-mnist.cpu.source.ipynb _build/run/12-lenet-mnist.cpu.ipynb"
+    assert f"papermill {files} {options}\n" in done.stdout
+    assert "\ncpu 0.1 3 ['a']\n" in done.stdout  # what a chapter that trains prints is shown while it runs
 
 
 def test_a_failed_render_leaves_no_site(root: Path) -> None:
@@ -165,6 +186,20 @@ def test_the_student_edition_has_no_solutions(root: Path) -> None:
     text = (root / "_build" / "student" / "01-a.ipynb").read_text()
     assert "A chapter" in text
     assert "the secret" not in text
+
+
+def test_two_executions_of_one_chapter_do_not_meet(root: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda rate: call(root, "run", "01-a", "-p", f"rate={rate}"), (0.5, 0.25)))
+    assert [done.returncode for done in both] == [0, 0]
+    assert nbformat.read(root / "_build" / "run" / "01-a.ipynb", as_version=4)
+
+
+def test_a_folder_that_cannot_be_written_is_named(root: Path) -> None:
+    (root / "_build").write_text("")
+    done = call(root, "run", "01-a")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{root / '_build'}" in done.stderr
 
 
 def test_executing_twice_changes_nothing(root: Path) -> None:

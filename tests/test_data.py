@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,9 @@ def test_a_permuted_archive_gives_the_same_tensors(tmp_path: Path, monkeypatch: 
     assert torch.equal(again.test_targets, published.test_targets)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "short", "classes", "missing"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "altered", "short", "classes", "missing", "unreadable", "folder", "torchvision"]
+)
 def test_a_bad_archive_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     target = tmp_path / "mnist.npz"
     with np.load(DATA / "mnist.npz") as archive:
@@ -56,10 +59,20 @@ def test_a_bad_archive_gives_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     elif damage == "classes":
         np.savez(target, **{**arrays, "classes": np.arange(9)})
         message = "the names of all classes, or none"
+    elif damage == "unreadable":
+        target.touch()
+        monkeypatch.setattr(data.np, "load", _not_permitted)
+        message = "may not be read; change its permissions"
+    elif damage == "folder":
+        tmp_path = tmp_path / "mistyped"
+        message = "mistyped, which is no folder"
     else:
         monkeypatch.setattr(data, "embedded_folder", lambda: None)
         monkeypatch.setattr(data, "_torchvision_part", _no_network)
         message = "set VARRED_DATA to a folder"
+        if damage == "torchvision":
+            monkeypatch.setitem(sys.modules, "torchvision", None)
+            message = "torchvision can't be loaded"
     monkeypatch.setenv("VARRED_DATA", str(tmp_path))
     with pytest.raises(data.DataError, match=message) as caught:
         data.load("mnist")
@@ -99,6 +112,10 @@ def test_an_archive_of_another_shape_is_named_with_the_one_expected(
         data.load(name)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _not_permitted(*_: object) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
 def _no_network(*_: object) -> None:

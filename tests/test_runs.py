@@ -6,8 +6,10 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from varred.__main__ import INTERRUPTED
 from varred.config import Config, Execution, MLPModel, Observation, explain
 from varred.data import DataError
 from varred.record import Run
@@ -268,7 +271,17 @@ def test_a_diverged_run_stops_early_and_is_recorded(tmp_path: Path) -> None:
     assert bool(frame([store.get(run.config)])["diverged"][0])
 
 
-def test_records_refuse_what_they_do_not_know(tmp_path: Path) -> None:
+def with_test(record: dict[str, Any], *also: str, **values: float) -> dict[str, Any]:
+    """A record with other final values on the test set, and with ``"curves"`` the same at its curves' ends."""
+    changed = json.loads(json.dumps(record))
+    changed["final"]["test"] |= values
+    if also:
+        for name, value in values.items():
+            changed["curves"][f"test_{name}"][-1] = value
+    return changed
+
+
+def test_records_refuse_what_they_do_not_know_and_what_contradicts_itself(tmp_path: Path) -> None:
     store = Store(tmp_path)
     run = train(make(epochs=1), CPU)
     path = store.put(run)
@@ -276,7 +289,11 @@ def test_records_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     for damaged, message in (
         ({**whole, "note": "hand-made"}, "note: Extra inputs are not permitted"),
         ({**whole, "version": 2}, "version"),
-        ({**whole, "config": {**whole["config"], "seed": 9}}, "named by its config's identity"),
+        ({**whole, "config": {**whole["config"], "seed": 9}}, "its config is that of run"),
+        (with_test(whole, loss=2.0), "its final test loss is not the last of the curve"),
+        (with_test(whole, accuracy=0.99), "its final test accuracy is not the last of the curve"),
+        (with_test(whole, "curves", loss=2.0), "its final test accuracy and losses don't fit"),
+        ({**whole, "curves": {**whole["curves"], "test_loss": [1.0]}}, "the curve test_loss has 1 entries"),
     ):
         path.write_text(json.dumps(damaged))
         with pytest.raises(RecordError, match=message):
@@ -336,6 +353,10 @@ def test_verify_holds_a_true_record_and_catches_an_altered_one() -> None:
     assert verify(run, CPU, whole=True).deviation == 0
     altered = run.model_copy(update={"fingerprint": [loss * 1.01 for loss in run.fingerprint]})
     assert not verify(altered, CPU).holds
+    better = [loss * 0.97 for loss in run.curves.test_loss]
+    altered = run.model_copy(update={"curves": run.curves.model_copy(update={"test_loss": better})})
+    assert verify(altered, CPU).holds  # the first steps' losses say nothing about the test set
+    assert not verify(altered, CPU, whole=True).holds
 
 
 def test_the_audit_allows_what_rounding_does_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -395,9 +416,9 @@ def test_verify_holds_a_true_record_of_a_network_with_dropout(rule: str, monkeyp
 @pytest.mark.parametrize("recorded_ends", ["before", "after"])
 def test_a_retraining_of_another_length_fails(recorded_ends: str) -> None:
     run = train(make(), CPU)
-    loss = run.curves.train_loss
-    other = loss[:-1] if recorded_ends == "before" else [*loss, loss[-1]]
-    altered = run.model_copy(update={"curves": run.curves.model_copy(update={"train_loss": other})})
+    losses = {"train_loss": run.curves.train_loss, "test_loss": run.curves.test_loss}
+    other = {n: loss[:-1] if recorded_ends == "before" else [*loss, loss[-1]] for n, loss in losses.items()}
+    altered = run.model_copy(update={"curves": run.curves.model_copy(update=other)})
     audit = verify(altered, CPU, whole=True)
     assert audit.deviation == math.inf
     assert not audit.holds
@@ -522,6 +543,54 @@ def test_a_sweep_goes_on_after_a_training_process_was_killed(
         killed.result()
     assert [run.config for run in runs] == configs
     assert "a training process was killed" in capsys.readouterr().out
+
+
+ENDLESS = """
+import sys
+from varred import __main__, experiments, train
+from varred.config import Config
+from varred.sweep import Phase
+
+data, model = {"name": "mnist", "size": "sample"}, {"name": "mlp", "hidden": (16,)}
+rule = {"name": "sgd", "learning_rate": 0.1}
+config = Config(data=data, model=model, optimizer=rule, batch_size=32, epochs=10**6, seed=0)
+configs = [config.model_copy(update={"seed": seed}) for seed in range(2)]
+experiments.queue = lambda *_: [Phase("endless", configs)]
+sys.argv = ["varred", "train", "endless", "--device", "cpu", "--folder", sys.argv[1]]
+__main__.main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found in /proc")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_processes_of_a_killed_sweep_end(how: signal.Signals, tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], start_new_session=True) as sweep:
+
+        def workers() -> list[int]:
+            found = []
+            for path in Path("/proc").glob("[0-9]*/stat"):
+                try:
+                    state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+                    if int(session) == sweep.pid and state != "Z" and b"loky" in (path.parent / "cmdline").read_bytes():
+                        found.append(int(path.parent.name))
+                except OSError:
+                    continue  # it has ended meanwhile
+            return found
+
+        def wait(seconds: float, until: Callable[[], bool]) -> bool:
+            end = time.monotonic() + seconds
+            while not until() and time.monotonic() < end:
+                time.sleep(0.2)
+            return until()
+
+        try:
+            assert wait(60, lambda: len(workers()) >= 2)
+            os.kill(sweep.pid, how)
+            assert wait(60, lambda: not workers())
+        finally:
+            for process in (sweep.pid, *workers()):
+                os.kill(process, signal.SIGKILL)
+    assert sweep.returncode == (INTERRUPTED if how == signal.SIGTERM else -how)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

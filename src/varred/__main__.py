@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,9 +43,10 @@ def verify_records(
     whole: Annotated[bool, typer.Option(help="retrain the cheapest run of each network to the end instead")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="where the records lie; the book's results by default")] = None,
 ) -> None:
     """Retrain the first steps of recorded runs and compare their losses with the records."""
-    store = runs.results("cpu")
+    store = Store(folder) if folder else runs.results("cpu")
     records = store.all()
     if not records:
         raise ValueError(f"there are no records in {store.folder}: train some with make run")
@@ -115,6 +117,7 @@ def measure_times(
 
 def main() -> None:
     """Run the command line; a foreseeable error is one line and status 2, an interrupt one line and status 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else a sweep's processes would outlive it
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.TyperException as error:

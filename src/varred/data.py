@@ -182,6 +182,8 @@ def _full(name: str) -> tuple[Arrays, Path]:
     folder = os.environ.get("VARRED_DATA")
     embedded = embedded_folder()
     if folder:
+        if not Path(folder).is_dir():
+            raise DataError(f"VARRED_DATA is {folder}, which is no folder: name one with {name}.npz, or unset it")
         path = Path(folder) / f"{name}.npz"
         if path.exists():
             return _read_npz(path, name), path
@@ -199,6 +201,8 @@ def _read_npz(path: Path, name: str) -> Arrays:
             classes = tuple(map(str, archive["classes"] if "classes" in archive else range(count)))
             if len(classes) != count:
                 raise ValueError("classes")
+    except PermissionError as error:
+        raise DataError(f"{path}: may not be read; change its permissions") from error
     except Exception as error:  # numpy raises OSError, ValueError, EOFError, BadZipFile or zlib.error by the damage
         raise DataError(
             f"{path}: expected a NumPy archive with x_train, y_train, x_test and y_test (and the names of all classes, "
@@ -227,6 +231,13 @@ def _torchvision_part(name: str, folder: Path, train: bool) -> Any:
 
 
 def _torchvision(name: str, folder: Path) -> tuple[Arrays, Path]:
+    try:
+        import torchvision  # noqa: F401
+    except Exception as error:  # beside another torch than its own it raises RuntimeError
+        raise DataError(
+            f"{name} at full size would be downloaded, but torchvision can't be loaded ({error}): install the one that "
+            f"belongs to this torch, or set VARRED_DATA to a folder with {name}.npz"
+        ) from error
     try:
         train, test = (_torchvision_part(name, folder, flag) for flag in (True, False))
     except Exception as error:  # torchvision raises RuntimeError, URLError or OSError

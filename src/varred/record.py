@@ -209,6 +209,11 @@ class Provenance(Frozen):
         return values
 
 
+def _near(a: float, b: float) -> bool:
+    """Whether two values agree but for rounding; two that aren't finite do."""
+    return math.isclose(a, b, rel_tol=1e-3) or not (math.isfinite(a) or math.isfinite(b))
+
+
 class Run(Frozen):
     """A run record.
 
@@ -267,6 +272,30 @@ class Run(Frozen):
             (epoch, fraction) for epoch in observation.epochs if epoch < last for fraction in observation.fractions
         }
         return asked <= {(noise.epoch, noise.fraction) for noise in self.noise}
+
+    def contradiction(self) -> str | None:
+        """Say where the record contradicts itself; None where it doesn't.
+
+        Its curves have one entry for each point, they end with the final values, and a mean loss is that of the rightly
+        and of the wrongly classified images weighted by the accuracy.
+        """
+        curves = self.curves.model_dump()
+        for name, values in curves.items():
+            needed = self.final.validation is not None or not name.startswith("validation")
+            if len(values) != (len(self.curves.samples) if needed else 0):
+                return f"the curve {name} has {len(values)} entries"
+        finals = {"train": self.final.train, "validation": self.final.validation, "test": self.final.test}
+        for name, result in finals.items():
+            if result is None:
+                continue
+            if name != "train":  # its curve is on fewer images
+                for value in ("loss", "accuracy"):
+                    if not _near(curves[f"{name}_{value}"][-1], getattr(result, value)):
+                        return f"its final {name} {value} is not the last of the curve"
+            weights = ((result.accuracy, result.loss_right), (1 - result.accuracy, result.loss_wrong))
+            if not _near(sum(weight * loss for weight, loss in weights if weight > 0), result.loss):
+                return f"its final {name} accuracy and losses don't fit"
+        return None
 
     @property
     def batches(self) -> int:

@@ -22,6 +22,7 @@ from varred.record import Run
 from varred.train import Trainer
 
 TOLERANCE, ACROSS = 1e-3, 1e-2  # of a retrained loss: on the same kind of device, across kinds
+_AGAIN = "restore it with git, or remove it and train again"
 PERTURBATION, TWINS, MARGIN = 1e-6, 3, 10.0  # of the twins' weights, their number; on what they show
 
 
@@ -138,11 +139,14 @@ class Store:
         try:
             run = Run.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
-            raise RecordError(f"{path}: not a valid run record ({explain(error)[:200]})") from error
+            raise RecordError(f"{path}: not a valid run record ({explain(error)[:200]}); {_AGAIN}") from error
         except (OSError, ValueError) as error:
-            raise RecordError(f"{path}: can't be read ({error}); restore it or remove it and train again") from error
+            raise RecordError(f"{path}: can't be read ({error}); {_AGAIN}") from error
         if run.config.identity != path.stem:
-            raise RecordError(f"{path}: holds run {run.config.identity}; a record is named by its config's identity")
+            raise RecordError(f"{path}: its config is that of run {run.config.identity}; {_AGAIN}")
+        contradiction = run.contradiction()
+        if contradiction is not None:
+            raise RecordError(f"{path}: {contradiction}; {_AGAIN}")
         return run
 
 
@@ -209,7 +213,7 @@ class Audit:
 
 
 def verify(run: Run, execution: Execution | None = None, *, whole: bool = False) -> Audit:
-    """Retrain the first steps of a recorded run and compare their losses, or the whole of it and compare the curve.
+    """Retrain the first steps of a recorded run and compare their losses, or the whole of it and compare its results.
 
     Rounding differs between machines and numbers of threads, and training amplifies it: a rectifier that rounding
     turns on or off changes the gradient at once. How much is measured, on three twins whose weights are scaled by
@@ -220,7 +224,8 @@ def verify(run: Run, execution: Execution | None = None, *, whole: bool = False)
     Args:
         run: the record.
         execution: device, threads, compilation.
-        whole: retrain to the end and compare the curve of the training loss instead of the first steps' losses.
+        whole: retrain to the end and compare training and test loss, all along and on all images at the end, instead
+            of the first steps' losses.
 
     Raises:
         ValueError: the device is not there.
@@ -228,7 +233,7 @@ def verify(run: Run, execution: Execution | None = None, *, whole: bool = False)
 
     """
     execution = execution or Execution()
-    recorded = run.curves.train_loss if whole else run.fingerprint
+    recorded = _results(run) if whole else run.fingerprint
     again = _losses(run, execution, whole)
     if len(recorded) != len(again):
         return Audit(run.config.identity, math.inf, 0.0)
@@ -246,8 +251,14 @@ def verify(run: Run, execution: Execution | None = None, *, whole: bool = False)
     return Audit(run.config.identity, *max(found, key=lambda pair: pair[0] / pair[1]))
 
 
+def _results(run: Run) -> list[float]:
+    """Return training and test loss in the order of time."""
+    curves = zip(run.curves.train_loss, run.curves.test_loss, strict=True)
+    return [*itertools.chain.from_iterable(curves), run.final.train.loss, run.final.test.loss]
+
+
 def _losses(run: Run, execution: Execution, whole: bool, twin: int = 0) -> list[float]:
-    """Retrain, or train a twin; return the curve of the training loss, or the losses of the first steps."""
+    """Retrain, or train a twin; return its results, or the losses of the first steps."""
     trainer = Trainer(run.config, execution)
     if twin:
         source = torch.Generator().manual_seed(twin)
@@ -256,7 +267,7 @@ def _losses(run: Run, execution: Execution, whole: bool, twin: int = 0) -> list[
                 noise = 2 * torch.rand(parameter.shape, generator=source) - 1
                 parameter.mul_(1 + PERTURBATION * noise.to(parameter))
     if whole:
-        return trainer.run().curves.train_loss
+        return _results(trainer.run())
     trainer.initialize()
     if trainer.state.diverged is not None:
         return []

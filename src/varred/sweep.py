@@ -19,7 +19,7 @@ from varred import data
 from varred.config import Config, Execution, Observation, explain
 from varred.files import remove_stale
 from varred.record import Run
-from varred.runs import Store, commit
+from varred.runs import RecordError, Store, commit
 from varred.timing import estimate
 from varred.train import train
 
@@ -93,6 +93,7 @@ def sweep(
     Raises:
         ValueError: ``jobs`` is below 1, or the device is not there.
         DataError: the data can't be had.
+        RecordError: the folder of the checkpoints can't be made, or a record can't be written.
         SweepError: runs have failed; raised at the end.
 
     """
@@ -106,7 +107,11 @@ def sweep(
             for name, size in dict.fromkeys((config.data.name, config.data.size) for config in missing):
                 data.load(name, size)  # once, before the workers would all download it
         if checkpoints is not None:
-            checkpoints.mkdir(parents=True, exist_ok=True)
+            try:
+                checkpoints.mkdir(parents=True, exist_ok=True)
+            except OSError as refused:
+                reason = f"{checkpoints}: can't be made ({refused.strerror})"
+                raise RecordError(f"{reason}; make its folder writable, or name another one") from refused
             remove_stale(checkpoints)
         remove_stale(store.folder)
         if client is not None:
@@ -136,12 +141,24 @@ def _checkpoint(config: Config, folder: Path | None) -> Path | None:
 
 
 def _train_one(
-    config: Config, execution: Execution, checkpoints: Path | None, observation: Observation | None, version: str
+    config: Config,
+    execution: Execution,
+    checkpoints: Path | None,
+    observation: Observation | None,
+    version: str,
+    caller: int | None = None,
 ) -> Run | Failure:
     checkpoint = _checkpoint(config, checkpoints)
+
+    def stop_alone(epoch: int, epochs: int) -> None:
+        if caller is not None and os.getppid() != caller:  # the sweep was killed: nobody waits for the record
+            os._exit(1)
+
     with _TRAINING:
         try:
-            return train(config, execution, checkpoint=checkpoint, commit=version, observation=observation)
+            return train(
+                config, execution, checkpoint=checkpoint, progress=stop_alone, commit=version, observation=observation
+            )
         except Exception as error:  # whatever torch refuses with
             return _failure(config, error)
 
@@ -163,13 +180,14 @@ def _on_this_machine(
     version = commit()
     begun: dict[str, Config] = {}
 
-    def call(config: Config) -> Any:
+    def call(config: Config, jobs: int) -> Any:
         begun[config.identity] = config
-        return joblib.delayed(_train_one)(config, execution, checkpoints, observation, version)
+        caller = os.getpid() if jobs > 1 else None  # one job is done in this process
+        return joblib.delayed(_train_one)(config, execution, checkpoints, observation, version, caller)
 
     def parallel(configs: Iterable[Config], jobs: int) -> Iterator[Run | Failure]:
         pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)
-        for result in pool(call(config) for config in configs):
+        for result in pool(call(config, jobs) for config in configs):
             del begun[result.identity if isinstance(result, Failure) else result.config.identity]
             yield result
 

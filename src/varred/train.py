@@ -455,7 +455,8 @@ class Trainer:
         except Exception as error:  # torch raises RuntimeError, EOFError or UnpicklingError by the damage
             raise CheckpointError(f"{path}: the checkpoint is damaged") from error
         if identity != self.config.identity:
-            raise ValueError(f"{path} is a checkpoint of run {identity}, not of {self.config.identity}")
+            reason = f"{path} is a checkpoint of run {identity}, not of {self.config.identity}"
+            raise ValueError(f"{reason}; move it away and run again")
         try:
             progress = _Progress(**state["progress"])
             self.model.load_state_dict(state["model"])

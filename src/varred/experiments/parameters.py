@@ -28,6 +28,19 @@ def check(presets: Iterable[str], preset: str, known: Sequence[str], methods: Se
         raise ValueError(f"methods must name at least one of {', '.join(known)}, got none")
 
 
+def check_training(train: bool, jobs: int) -> None:
+    """Refuse what is no answer to whether to train (papermill hands over ``no`` as a string), and jobs below 1.
+
+    Raises:
+        ValueError: likewise.
+
+    """
+    if not isinstance(train, bool):
+        raise ValueError(f"train must be True or False, got {train!r}")
+    if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
+        raise ValueError(f"jobs must be a whole number from 1, got {jobs!r}")
+
+
 def check_numbers(seeds: Sequence[int], epochs: int = 0, width: int = 0) -> None:
     """Refuse seeds that are no list of different whole numbers from 0, and epochs or a width that is not one of these.
 
