@@ -92,10 +92,23 @@ def execute(name: str, target: Path, values: dict[str, Any] | None = None, show:
         cell.metadata.pop("execution", None)
         if not cell.metadata.get("tags", True):  # papermill adds an empty list to every cell
             del cell.metadata["tags"]
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
     notebook.metadata["varred"] = {"source": source_hash(read_text(name))}
     notebook.metadata.pop("language_info", None)
     write_atomically(target, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
     return None
+
+
+def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Join what a cell printed where the kernel sent it in parts: where those end is a matter of milliseconds."""
+    joined: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and joined and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _reason(trace: str) -> str:

@@ -192,3 +192,30 @@ def test_criteria_were_committed_before_the_records_they_judge() -> None:
             then = yaml.safe_load(git("show", f"{commit}:book/claims.yml").stdout)
             assert own == {name: then.get(name) for name in own}
     assert {name for name in now if not name.startswith(tuple(claims.JUDGED))} == set()
+
+
+def test_a_room_imports_only_from_those_above_it() -> None:
+    (sentence,) = (line for line in (ROOT / "CONTRIBUTING.md").read_text().split("\n") if "rooms above it" in line)
+    rooms = re.findall(r"`(\w+)`", sentence.partition(":")[2].partition(". ")[0])
+    package = ROOT / "src" / "varred"
+    inside = {path.stem for path in package.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert sorted(rooms) == sorted(name for name in inside if not name.startswith("_"))
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0].removesuffix(".py")
+        if room.startswith("_"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "varred":
+                names = [node.module] if "." in node.module else [f"varred.{name.name}" for name in node.names]
+                for used in (name.split(".")[1] for name in names):
+                    if used in rooms and used != room:
+                        assert rooms.index(used) < rooms.index(room), f"{path.name} imports {used}"
+
+
+def test_the_documented_run_of_ones_own_runs(tmp_path: Path) -> None:
+    text = (ROOT / "book" / "rerun.md").read_text().partition("## A run of one's own")[2]
+    code = text.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("epochs=2", "epochs=1").replace('runs.results("smoke")', f"runs.Store({str(tmp_path)!r})")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path))
