@@ -123,12 +123,21 @@ class Records:
         if diverged is not None:
             losses[0][-1] = losses[1][-1] = self.given_up
         running = [2 * loss for loss in losses[1]]
-        curves = Curves(samples=costs, test_loss=losses[0], train_loss=losses[1], running_loss=running)
+        same = {name: [value] * len(costs) for name, value in (("test", accuracy), ("train", 0.5), ("validation", 0.5))}
+        curves = Curves(
+            samples=costs,
+            test_loss=losses[0],
+            train_loss=losses[1],
+            validation_loss=[validation] * len(costs),
+            running_loss=running,
+            **{f"{name}_accuracy": values for name, values in same.items()},
+        )
         final = self.blank.final
         assert final.validation is not None
+        held, tested = (dict.fromkeys(("loss", "loss_right", "loss_wrong"), x) for x in (validation, losses[0][-1]))
         parts = {
-            "test": final.test.model_copy(update={"loss": curves.test_loss[-1], "accuracy": accuracy}),
-            "validation": final.validation.model_copy(update={"loss": validation}),
+            "test": final.test.model_copy(update={**tested, "accuracy": accuracy}),
+            "validation": final.validation.model_copy(update=held),
         }
         changes: dict[str, Any] = {
             "config": config,
@@ -273,8 +282,9 @@ class Records:
 @pytest.fixture(scope="module")
 def blank() -> Run:
     """A record from which those with other configs and values are made."""
-    values = dict.fromkeys(("confidence_right", "confidence_wrong", "loss_right", "loss_wrong"), 0.5)
-    part = Evaluation(loss=1.0, accuracy=0.5, **values)
+    part = Evaluation(
+        loss=1.0, accuracy=0.5, confidence_right=0.5, confidence_wrong=0.5, loss_right=1.0, loss_wrong=1.0
+    )
     return Run(
         config=RESNET18.grid_run(RESNET18.scale("smoke"), "none", "SGD", 0.01),
         curves=Curves(),
@@ -427,6 +437,12 @@ def test_lenet_early_is_read_at_20_passes_not_epochs(svrg: Level, storm: Level, 
     assert runs["SVRG"][0].curves.test_loss[20] < runs["SGD"][0].curves.test_loss[20]  # ahead there in every case
 
 
+def test_lenet_early_looks_at_20_passes_and_nowhere_else(records: Records) -> None:
+    behind: Level = lambda cost: 0.5 if 18 < cost <= 20 else -0.5  # noqa: E731
+    records.lenet(loss={"SVRG": behind, "STORM": behind})
+    assert records.word("lenet-early") == HOLDS
+
+
 # Chapters 13 and 15
 
 
@@ -479,6 +495,8 @@ COMPARED: Cases = {
         ("SVRG a little above both", {"none": {"SVRG": 0.05}}, HOLDS),
         ("SVRG below both", {"none": {"SVRG": -0.3}}, HOLDS),
         ("SVRG far above SGD", {"none": {"SGD": -0.3}}, PART),
+        ("SVRG just less than a tenth above", {"none": {"SVRG": 0.09}}, HOLDS),
+        ("SVRG just more than a tenth above", {"none": {"SVRG": 0.11}}, FAILS),
         ("noise alone", {}, HOLDS),
         ("an effect in the other setting", {"batch": {"SVRG": 0.3}}, HOLDS),
     ],
@@ -548,6 +566,23 @@ def test_resnet101s_two_conditions(loss: Effects, accuracy: Effects, word: str, 
     verdict = records.verdict("resnet101-batch")
     assert verdict.word == word
     assert f"above both at {above} of 4 epochs' ends" in verdict.reason  # at 3, 5, 7 and 9 passes
+
+
+def test_resnet101_compares_means_over_seeds(records: Records) -> None:
+    records.benchmark(RESNET101, loss=descent(0.25), accuracy=BELOW)  # SVRG below in every seed
+    own = {
+        run.config
+        for runs in claims.comparison.benchmark_runs(RESNET101, records.store, "batch").values()
+        for run in runs
+    }
+    for config in own:
+        if (config.method, config.seed) == ("SVRG", 3):
+            run = records.store.get(config)
+            moved = run.curves.model_copy(update={"test_loss": [loss + 5 for loss in run.curves.test_loss]})
+            records.store.put(run.model_copy(update={"curves": moved}))
+    verdict = records.verdict("resnet101-batch")
+    assert verdict.word == HOLDS
+    assert "above both at 4 of 4" in verdict.reason
 
 
 def test_resnet101_is_compared_at_equal_cost_not_after_equal_epochs(records: Records) -> None:
@@ -923,3 +958,27 @@ def test_the_answer_counts_missing_runs_by_chapter_and_phase(records: Records) -
     assert left(records, one=[observed]) == ["- {doc}`chapters/one`: noise: 1"]  # SVRG's alone
     records.measured({"batch": always})
     assert left(records, one=[observed]) == ["Nothing."]
+
+
+def test_a_setting_that_lacks_a_seed_leaves_the_claim_open(records: Records) -> None:
+    records.factorial(everywhere({"SVRG every 5, locked": 0.3}))
+    rate = records.decide(RESNET18)["none"]["SVRG"]
+    for cell in deficit.CELLS:
+        del records.store.kept[deficit.run_of(judges.SCALE, "none", cell, rate, 3)]
+    verdict = records.verdict("deficit-staleness")
+    assert verdict.word == OPEN
+    assert verdict.reason.startswith("2 of 3 seeds")
+
+
+def test_a_start_has_learned_below_4_1(records: Records) -> None:
+    records.metainit(lambda start, rate, seed: 3.9 if start == "MetaInit" else 4.0)  # seeds add up to .15
+    assert records.word("metainit-rates") == HOLDS
+
+
+def test_a_metainit_that_never_started_decides_no_limit(records: Records) -> None:
+    records.metainit(diverged=lambda start, rate, seed: 0 if rate == metainit_cifar100.RATES[-1] else None)
+    assert records.word("metainit-limit") == HOLDS
+    config = metainit_cifar100.run_of(meta_judges.SCALE, "MetaInit", metainit_cifar100.RATES[-1], 2)
+    end = Divergence(epoch=0, reason=meta_judges.UNSTARTED)
+    records.store.put(records.store.get(config).model_copy(update={"diverged": end}))
+    assert records.verdict("metainit-limit").reason == "1 of its runs ended before SVRG's first step"

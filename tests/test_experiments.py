@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 from scipy import stats
 from torch import nn
 
-from varred import data
-from varred.config import Config, Execution, Rule, SVRGRule, TorchvisionModel
+from varred import data, tables
+from varred.claims.verdict import write
+from varred.config import Config, Execution, MetaInitialization, Rule, SVRGRule, TorchvisionModel
 from varred.contrasts import Contrast, block_model, holm, paired
 from varred.experiments import deficit, lenet_mnist
 from varred.experiments.comparison import (
@@ -30,7 +32,7 @@ from varred.experiments.grid import Axis, Point, bracket, points, widening
 from varred.optim import SVRG
 from varred.record import Divergence, Run
 from varred.runs import Store, verify
-from varred.train import Trainer, build_model, gradient_computations, train
+from varred.train import Trainer, build_model, gradient_computations, rescale, train
 
 CPU = Execution(device="cpu", threads=1)
 SGD = {"name": "sgd", "learning_rate": 0.01}
@@ -46,10 +48,12 @@ def real() -> Run:
 
 def record(real: Run, config: Config, loss: float, diverged: bool = False) -> Run:
     assert real.final.validation is not None
-    validation = real.final.validation.model_copy(update={"loss": loss})
+    validation = real.final.validation.model_copy(update=dict.fromkeys(("loss", "loss_right", "loss_wrong"), loss))
+    curves = real.curves.model_copy(update={"validation_loss": [*real.curves.validation_loss[:-1], loss]})
     return real.model_copy(
         update={
             "config": config,
+            "curves": curves,
             "final": real.final.model_copy(update={"validation": validation}),
             "diverged": Divergence(epoch=0, reason="non-finite loss") if diverged else None,
         }
@@ -214,12 +218,16 @@ def test_where_the_selected_rate_diverges_the_next_best_runs_beside_it(real: Run
     store, scale = Store(tmp_path), RESNET18.scale("smoke", seeds=(2,))  # the search has seed 1
     fill(store, real, {0.5: 0.1, 0.1: 0.9, 0.05: 0.8, 0.01: 1.0}, diverged=[0.5])
     assert RESNET18.fallbacks(store, scale) == {"batch": {}, "none": {}}
+    tried: list[float] = []
     for bad, following in ((0.05, {"SGD": 0.1}), (0.1, {"SGD": 0.01}), (0.01, {})):
         store.put(record(real, RESNET18.benchmark(scale, {"none": {"SGD": bad}})[0], 9.0, diverged=True))
         assert RESNET18.fallbacks(store, scale)["none"] == following
         found = RESNET18.runs(store, scale)["none"]
         assert [run.config.optimizer.learning_rate for run in found["SGD"]] == [0.05]  # type: ignore[union-attr]
-        assert list(found) == [*scale.methods, *(f"SGD, at {rate}" for rate in following.values())]
+        beside = sorted({*tried, *following.values()})  # what has diverged there stays in sight
+        assert list(found) == [*scale.methods, *(f"SGD, at {rate}" for rate in beside)]
+        assert all(found[f"SGD, at {rate}"][0].diverged for rate in tried if rate != 0.05)
+        tried = beside
         assert RESNET18.rates(store, scale)["none"] == {"SGD": 0.05}  # claims are judged at the selected rate
 
 
@@ -552,3 +560,67 @@ def test_a_difference_without_a_p_value_is_never_significant() -> None:
     nan = float("nan")
     contrasts = [Contrast("diverged - SGD", 5, nan, nan, nan, nan), Contrast("SVRG - SGD", 5, 1.0, 0.5, 1.5, 1e-3)]
     assert [contrast.significant for contrast in holm(contrasts)] == [False, True]
+
+
+# What a table or a page says of them
+
+
+def test_holm_stops_at_the_first_contrast_that_fails() -> None:
+    def marks(*ps: float) -> list[bool]:
+        return [c.significant for c in holm([Contrast("", 5, 1.0, 0.0, 2.0, p) for p in ps])]
+
+    assert marks(0.04, 0.01, 0.02) == [True] * 3
+    assert marks(0.03, 0.04) == [False, False]  # against its own threshold the second would pass
+    assert marks(0.04, 0.01, 0.03) == [False, True, False]
+
+
+def test_pairs_are_made_by_seed(real: Run) -> None:
+    first, second = runs(real, {1: 10.0, 2: 20.0, 3: 30.0}), runs(real, {3: 29.0, 2: 19.0, 4: 0.0, 1: 9.0})
+    c = paired("", first, second, lambda run: run.final.test.loss)
+    assert (c.seeds, c.mean, c.low, c.high) == (3, 1, 1, 1)
+
+
+def test_the_deficits_split_without_remainder() -> None:
+    def total(*starts: str) -> dict[str, int]:
+        cells: Counter[str] = Counter()
+        for name, own in deficit.CONTRASTS.items():
+            for cell, weight in own.items() if name.startswith(starts) else ():
+                cells[cell] += weight
+        return {cell: weight for cell, weight in cells.items() if weight}
+
+    assert total("estimator", "staleness", "freezing", "unlocking, once") == total("deficit with a frozen")
+    assert total("estimator", "staleness", "unlocking, every 5") == total("deficit of the source")
+
+
+def test_intervals_are_written_low_to_high_with_their_star() -> None:
+    a, b = holm([Contrast("a", 3, 0.25, 0.125, 0.375, 0.001), Contrast("b", 3, -0.25, -0.75, 0.25, 0.3)])
+    assert (a.written, b.written) == ("+0.250 [+0.125, +0.375] *", "-0.250 [-0.750, +0.250]")
+    assert write([a, b]) == "a +0.2500 [+0.1250, +0.3750] *; b -0.2500 [-0.7500, +0.2500]"
+    table = tables.differences([a, b])
+    assert table["95 % interval"].tolist() == ["[+0.1250, +0.3750]", "[-0.7500, +0.2500]"]
+    assert (table["p"].tolist(), table["significant (Holm)"].tolist()) == (["0.001", "0.3"], ["yes", "no"])
+
+
+def test_means_leave_out_what_diverged_and_counts_do_not(real: Run) -> None:
+    def run(accuracy: float, diverged: bool = False) -> Run:
+        test = real.final.test.model_copy(update={"accuracy": accuracy})
+        end = Divergence(epoch=0, reason="non-finite loss") if diverged else None
+        return real.model_copy(update={"final": real.final.model_copy(update={"test": test}), "diverged": end})
+
+    own = {"SVRG": [run(0.8), run(0.6), run(0.1, diverged=True)], "Adam": [run(0.1, diverged=True)]}
+    source = dict.fromkeys(own, (0.9, 0.9))
+    columns = {"test, ours": lambda run: run.final.test.accuracy}
+    for table in (tables.accuracies(own, source), tables.finals(own, columns)):
+        assert table.loc["SVRG", ["test, ours", "seeds", "diverged"]].tolist() == ["0.7000 ± 0.1414", 3, 1]
+        assert table.loc["Adam", "test, ours"] == "diverged"
+
+
+def test_metainits_trace_and_what_it_costs() -> None:
+    model, shape = build_model(small(), (3, 32, 32), 10), (3, 32, 32)
+    rule = MetaInitialization(name="metainit", steps=3, batch_size=8)
+    first, again = (rescale(model, rule, shape, 10, 0) for _ in range(2))
+    assert again.before == pytest.approx(first.after, rel=1e-5)
+    assert abs(first.before / first.after - 1) > 1e-3
+    for twice in ({"steps": 6}, {"batch_size": 16}):
+        more = rescale(model, rule.model_copy(update=twice), shape, 10, 0)
+        assert more.samples == pytest.approx(2 * first.samples, abs=1)

@@ -21,11 +21,11 @@ from torch import nn
 
 from varred.__main__ import INTERRUPTED
 from varred.config import Config, Execution, MLPModel, Observation, explain
-from varred.data import DataError
+from varred.data import DataError, load
 from varred.record import Run
 from varred.runs import RecordError, Store, curves, frame, verify
 from varred.sweep import Phase, SweepError, _train_one, sweep, work_through
-from varred.train import CheckpointError, Trainer, build_model, gradient_computations, train
+from varred.train import CheckpointError, Trainer, build_model, evaluate, gradient_computations, train
 
 CPU = Execution(device="cpu", threads=1)
 RULES: dict[str, dict[str, Any]] = {
@@ -470,14 +470,19 @@ def test_precise_statistics_are_those_of_the_final_weights() -> None:
     assert "precise" not in essence(train(make(model=model, optimizer=rate, epochs=50), CPU))
 
 
-def test_validation_images_are_not_trained_on() -> None:
-    data = {"name": "mnist", "size": "sample", "holdout": {"kind": "folds", "folds": 4, "fold": 1}}
+@pytest.mark.parametrize(
+    ("holdout", "count"),
+    [({"kind": "folds", "folds": 4, "fold": 1}, 500), ({"kind": "fraction", "fraction": 0.05}, 100)],
+    ids=["folds", "fraction"],
+)
+def test_validation_images_are_not_trained_on(holdout: dict[str, Any], count: int) -> None:
+    data = {"name": "mnist", "size": "sample", "holdout": holdout}
     run = train(make(data=data, epochs=1), CPU)
-    assert run.training_images == 1500
+    assert run.training_images == 2000 - count
     assert run.final.validation is not None
     trainer = Trainer(make(data=data), CPU)
     held = {image.numpy().tobytes() for image in trainer.parts.validation[0]}
-    assert len(held) == 500
+    assert len(held) == count
     assert not held & {image.numpy().tobytes() for image in trainer.parts.train.inputs}
 
 
@@ -586,10 +591,12 @@ def test_the_processes_of_a_killed_sweep_end(how: signal.Signals, tmp_path: Path
         try:
             assert wait(60, lambda: len(workers()) >= 2)
             os.kill(sweep.pid, how)
+            sweep.wait(60)
             assert wait(60, lambda: not workers())
         finally:
-            for process in (sweep.pid, *workers()):
-                os.kill(process, signal.SIGKILL)
+            sweep.kill()
+            for worker in workers():
+                os.kill(worker, signal.SIGKILL)
     assert sweep.returncode == (INTERRUPTED if how == signal.SIGTERM else -how)
 
 
@@ -686,3 +693,112 @@ def test_a_sweep_survives_a_killed_dask_worker(tmp_path: Path) -> None:
     assert [run.config.seed for run in runs] == list(range(6))
     assert all(len(run.curves.samples) == 13 for run in runs)
     assert essence(runs[3]) == essence(train(configs[3], CPU)) | {"provenance": essence(runs[3])["provenance"]}
+
+
+# What a record says
+
+
+def test_an_evaluation_by_hand() -> None:
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.5, 0.3, 0.2]]).double().log()
+    result = evaluate(lambda part: part, nn.Identity(), p, torch.tensor([0, 1, 2]))
+    assert (result.accuracy, result.confidence_right, result.confidence_wrong) == pytest.approx((2 / 3, 0.65, 0.5))
+    assert (result.loss_right, result.loss_wrong) == pytest.approx((-math.log(0.42) / 2, -math.log(0.2)))
+    assert result.loss == pytest.approx(-math.log(0.084) / 3)
+
+
+def test_curves_are_on_the_sets_their_names_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(make(), CPU)
+    run = trainer.run()
+    trainer.model.eval()
+    with torch.no_grad():
+        exact = nn.functional.cross_entropy(trainer.model(trainer.parts.train.inputs), trainer.parts.train.targets)
+    assert run.final.train.loss == pytest.approx(exact.item(), rel=1e-5)
+    assert run.curves.train_loss[-1] == pytest.approx(exact.item(), rel=1e-5)  # 300 images: the curve has them all
+    assert abs(run.final.test.loss / exact.item() - 1) > 1e-3
+    monkeypatch.setattr("varred.train.CURVE_IMAGES", 50)
+    few = train(make(), CPU)
+    assert few.curve_images == 50
+    assert few.final.train.loss == run.final.train.loss
+    assert abs(few.curves.train_loss[-1] / exact.item() - 1) > 1e-3
+
+
+def test_the_running_loss_weighs_the_short_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainer, "epoch", lambda self, epoch: torch.arange(1.0, 11.0))
+    weighted = (32 * sum(range(1, 10)) + 12 * 10) / 300
+    assert train(make(epochs=1), CPU).curves.running_loss[1] == pytest.approx(weighted)  # the plain mean is 5.5
+
+
+@pytest.mark.parametrize(("level", "given_up"), [(9.9, False), (10.1, True)])
+def test_ten_times_the_first_batchs_loss_ends_a_run(
+    level: float, given_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = torch.full((10,), 5.0)
+    first[0] = 1.0
+    epochs = iter([first, torch.full((10,), level), torch.ones(10)])
+    monkeypatch.setattr(Trainer, "epoch", lambda self, epoch: next(epochs))
+    run = train(make(), CPU)
+    assert (run.diverged is not None) is given_up
+    if run.diverged is not None:
+        assert (run.diverged.epoch, run.diverged.reason) == (1, "loss above 10 times the first")
+
+
+@pytest.mark.parametrize(("c", "share"), [(1e9, 1.0), (0.0, 0.0), (100.0, None)])
+def test_the_recorded_share_is_of_a_equal_to_1(c: float, share: float | None) -> None:
+    trainer = Trainer(make("STORM", optimizer={**RULES["STORM"], "c": c}, epochs=1), CPU)
+    run = trainer.run()
+    assert run.path is not None
+    sums = torch.tensor([float(state["accumulator"]) for state in trainer.optimizer.state.values()]).double()
+    eta = 0.1 / (0.1 + sums) ** (1 / 3)
+    assert run.path.clipped == [float((c * eta**2 >= 1).double().mean())]
+    assert share is None or run.path.clipped == [share]
+    assert run.path.learning_rate[-1][0] == pytest.approx(float(eta.min()), rel=1e-5)
+
+
+def test_seeds_differ_in_weights_order_and_transforms_and_share_the_images() -> None:
+    data = {"name": "cifar10", "size": "sample", "subset": 300, "augmentation": "crop_flip"}
+    a, b = (Trainer(make(data=data, seed=seed), CPU) for seed in (0, 1))
+    assert torch.equal(a.parts.train.inputs, b.parts.train.inputs)
+    assert not torch.equal(next(a.model.parameters()), next(b.model.parameters()))
+    first, second = (list(trainer.batches(0)) for trainer in (a, b))
+    targets = [torch.cat([batch.targets for batch in own]) for own in (first, second)]
+    assert not torch.equal(*targets)
+    images = [{image.numpy().tobytes() for batch in own for image in batch.inputs} for own in (first, second)]
+    assert images[0] != images[1]  # whatever the order
+
+
+def test_images_are_standardized_and_the_border_is_black() -> None:
+    data = {"name": "cifar10", "size": "sample", "augmentation": "crop_flip"}
+    parts = Trainer(make(data=data, precision="float64"), CPU).parts
+    plain, padded = parts.plain_train[0], parts.train.inputs
+    assert plain.mean((0, 2, 3)).abs().max() < 1e-10
+    assert (plain.var((0, 2, 3), correction=0) - 1).abs().max() < 1e-10
+    assert torch.equal(padded[:, 4:-4, 4:-4].permute(0, 3, 1, 2), plain)
+    pixels = load("cifar10", "sample").train_inputs.double()
+    black = -pixels.mean((0, 2, 3)) / pixels.std((0, 2, 3), correction=0)
+    assert (padded[:, 0, 0] - black).abs().max() < 1e-10
+
+
+def test_precise_statistics_average_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {"name": "mlp", "hidden": (16,), "normalization": "batch"}
+    trainer = Trainer(make(model=model, batch_size=100), CPU)
+    final, seen = trainer._final, []
+
+    def spy() -> Any:
+        seen.append(trainer.model[2].running_mean.clone())  # type: ignore[index]
+        return final()
+
+    monkeypatch.setattr(trainer, "_final", spy)
+    trainer.run()
+    features = trainer.model[1](trainer.model[0](trainer.parts.train.inputs)).detach()  # type: ignore[index]
+    assert torch.allclose(seen[-1], features.mean(0), atol=1e-5)
+    assert not torch.allclose(seen[-1], features[:100].mean(0), atol=1e-3)  # of a part of the images
+    assert not torch.allclose(seen[0], features.mean(0), atol=1e-3)  # the running ones
+
+
+def test_through_the_config_alpha_0_is_sgd() -> None:
+    def losses(**optimizer: Any) -> list[float]:
+        return train(make(precision="float64", optimizer=optimizer), CPU).curves.train_loss
+
+    zero, one = (losses(name="svrg", base=RULES["SGD"], alpha=alpha) for alpha in (0.0, 1.0))
+    assert zero == losses(**RULES["SGD"])
+    assert abs(one[-1] / zero[-1] - 1) > 1e-4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -292,7 +293,19 @@ def test_a_parameter_added_after_the_snapshot_asks_for_another_and_moves_nothing
 
 
 def test_any_base_optimizer_takes_the_estimate(problem: Problem) -> None:
-    optimizer = SVRG(torch.optim.AdamW(problem.parameters, lr=0.01))
+    alone, part = copy.deepcopy(problem), partition(0)[0]
+
+    def adamw(gradient: torch.Tensor) -> torch.Tensor:
+        """What AdamW itself makes of a gradient in its first step."""
+        own = copy.deepcopy(alone)
+        for parameter, piece in zip(own.parameters, gradient.split(own.sections), strict=True):
+            parameter.grad = piece.view_as(parameter).clone()
+        torch.optim.AdamW(own.parameters, lr=0.01, eps=1e-2).step()
+        return own.vector()
+
+    optimizer = SVRG(torch.optim.AdamW(problem.parameters, lr=0.01, eps=1e-2))
     snapshot(problem, optimizer, partition(0))
-    losses = [float(optimizer.step(problem.batch(0, part), problem.closure)) for e in range(5) for part in partition(e)]
-    assert losses[-1] < losses[0]
+    mu = torch.cat([g.flatten() for g in optimizer.full_gradient])
+    optimizer.step(problem.batch(0, part), problem.closure)
+    assert (problem.vector() - adamw(mu)).abs().max() < 1e-12  # at the snapshot the estimate is mu
+    assert (problem.vector() - adamw(alone.gradient(alone.vector(), part))).abs().max() > 1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,15 @@ def test_times_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [path]
     timing.update(path, [make("STORM")])
     assert len(timing.read(path)) == 2
+
+
+def test_a_clock_that_ticks_once_a_gradient_reads_what_a_step_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ticks(trainer: Trainer, name: str, work: Callable[[], object]) -> float:
+        before = trainer.state.samples
+        work()
+        return float(trainer.state.samples - before)
+
+    monkeypatch.setattr(timing, "_timed", ticks)
+    found = timing.measure([make(rule) for rule in ("SGD", "SVRG", "STORM")], CPU)
+    assert [own["step"] for own in found] == [32, 64, 64]
+    assert [own["snapshot"] for own in found] == [0, 1, 0]

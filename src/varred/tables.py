@@ -124,7 +124,7 @@ def finals(
             name: _ended([value(run) for run in own if run.diverged is None], own, 0 if name in COUNTS else digits)
             for name, value in columns.items()
         }
-        | {"seeds": len(own)}
+        | {"seeds": len(own), "diverged": sum(run.diverged is not None for run in own)}
         for method, own in runs.items()
     ]
     return table(rows, index)

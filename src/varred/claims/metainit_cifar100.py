@@ -14,6 +14,7 @@ from varred.runs import Store
 
 SCALE = RESNET101.scale("cpu")
 GUESSING = math.log(100)
+UNSTARTED = "non-finite gradient quotient"
 LEARNED = 4.1  # nats: half a nat below guessing
 
 
@@ -78,6 +79,9 @@ def limit(store: Store) -> Verdict:
     """Judge metainit-limit."""
     name = "metainit-limit"
     runs = {key: own for key, own in found(store, SCALE).items() if key[0] != "He" and key[1] == RATES[-1]}
+    ends = [run.diverged.reason for own in runs.values() for run in own if run.diverged]
+    if UNSTARTED in ends:  # MetaInit was given up: SVRG made no step
+        return Verdict(name, OPEN, f"{ends.count(UNSTARTED)} of its runs ended before SVRG's first step")
     counts = {key[0]: sum(run.diverged is not None for run in own) for key, own in runs.items()}
     all_ = [counts[key[0]] == len(own) for key, own in runs.items()]
     text = ", ".join(f"{key[0]}: {counts[key[0]]} of {len(own)} diverged" for key, own in runs.items())

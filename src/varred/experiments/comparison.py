@@ -229,15 +229,16 @@ class Comparison:
         for normalization, own in self.rates(store, scale).items():
             chosen[normalization] = {}
             for method, selected in own.items():
-                if self._diverged(store, scale, normalization, method, selected):
+                if self.diverged(store, scale, normalization, method, selected):
                     known = self.losses(store, scale, normalization, method)
                     for rate, loss in sorted(known.items(), key=lambda item: item[1]):
-                        if math.isfinite(loss) and not self._diverged(store, scale, normalization, method, rate):
+                        if math.isfinite(loss) and not self.diverged(store, scale, normalization, method, rate):
                             chosen[normalization][method] = rate
                             break
         return chosen
 
-    def _diverged(self, store: Store, scale: Scale, normalization: Normalization, method: str, rate: float) -> bool:
+    def diverged(self, store: Store, scale: Scale, normalization: Normalization, method: str, rate: float) -> bool:
+        """Return whether a recorded run of the benchmark has diverged at a learning rate."""
         configs = self.benchmark(scale, {normalization: {method: rate}})
         return any(run.diverged is not None for run in store.available(configs))
 
@@ -249,10 +250,13 @@ class Comparison:
         for normalization, rates in self.rates(store, scale).items():
             for method, rate in rates.items():
                 found[normalization][method] = store.available(self.benchmark(scale, {normalization: {method: rate}}))
-        for normalization, rates in self.fallbacks(store, scale).items():
-            for method, rate in rates.items():
-                beside = store.available(self.benchmark(scale, {normalization: {method: rate}}))
-                found[normalization] |= {f"{method}, at {rate:g}": beside}
+        following = self.fallbacks(store, scale)
+        for normalization, rates in self.rates(store, scale).items():
+            for method, selected in rates.items():
+                for rate in self.grids[method].reach:  # one that diverged after it had run beside is shown too
+                    beside = store.available(self.benchmark(scale, {normalization: {method: rate}}))
+                    if rate != selected and (beside or following[normalization].get(method) == rate):
+                        found[normalization][f"{method}, at {rate:g}"] = beside
         return found
 
     def plan(self, scale: Scale) -> list[Phase]:

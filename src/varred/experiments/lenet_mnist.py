@@ -231,16 +231,16 @@ def screened(store: Store, scale: Scale, method: str) -> dict[Point, float]:
 
 
 def finalists(store: Store, scale: Scale, method: str) -> list[Point]:
-    """Return the three best of the screening, and always the source's own choice."""
-    known = screened(store, scale, method)
-    best = sorted((v for v in known if known[v] < float("inf")), key=lambda values: known[values])[:FINALISTS]
-    own = tuned(base(scale, SELECTED[method], 1))
-    return best if own in best else [*best, own]
+    """Return the three best of the screening, the three best of table 4.1's grid, and the source's own choice."""
+    known, table = screened(store, scale, method), points(GRIDS[method])
+    ranked = sorted((v for v in known if known[v] < float("inf")), key=lambda values: known[values])
+    inside = [values for values in ranked if values in table]
+    return list(dict.fromkeys([*ranked[:FINALISTS], *inside[:FINALISTS], tuned(base(scale, SELECTED[method], 1))]))
 
 
 def _screening_done(store: Store, scale: Scale, method: str) -> bool:
     known = screened(store, scale, method)
-    return len(known) >= len(points(GRIDS[method])) and not widening(GRIDS[method], known)
+    return all(values in known for values in points(GRIDS[method])) and not widening(GRIDS[method], known)
 
 
 def _finalists_expected(store: Store, scale: Scale, method: str) -> int:
@@ -248,13 +248,16 @@ def _finalists_expected(store: Store, scale: Scale, method: str) -> int:
     return len(finalists(store, scale, method)) if done else FINALISTS + 1
 
 
-def selected(store: Store, scale: Scale) -> dict[str, Point]:
-    """Return each method's values of least mean validation loss at the last stage, where that stage is complete."""
+def selected(store: Store, scale: Scale, widened: bool = True) -> dict[str, Point]:
+    """Return each method's values of least mean validation loss at the last stage, where that stage is complete.
+
+    Without ``widened`` of table 4.1's grid alone.
+    """
     result = {}
     for method in scale.methods:
         if scale.final_epochs is None:
             losses: dict[Point, float | None] = dict(screened(store, scale, method))
-            if len(losses) < len(points(GRIDS[method])):
+            if not all(values in losses for values in points(GRIDS[method])):
                 continue
         else:
             if not _screening_done(store, scale, method):
@@ -264,8 +267,9 @@ def selected(store: Store, scale: Scale) -> dict[str, Point]:
                 for values in finalists(store, scale, method)
             }
         known = {values: loss for values, loss in losses.items() if loss is not None}
-        if len(known) == len(losses) and known:
-            result[method] = min(known, key=lambda values: known[values])
+        if len(known) == len(losses):
+            eligible = [values for values in known if widened or values in points(GRIDS[method])]
+            result[method] = min(eligible, key=lambda values: known[values])
     return result
 
 
