@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from varred import data, tables
+from varred import data, figures, tables
 from varred.claims.verdict import write
 from varred.config import Config, Execution, MetaInitialization, Rule, SVRGRule, TorchvisionModel
 from varred.contrasts import Contrast, block_model, holm, paired
@@ -624,3 +624,18 @@ def test_metainits_trace_and_what_it_costs() -> None:
     for twice in ({"steps": 6}, {"batch_size": 16}):
         more = rescale(model, rule.model_copy(update=twice), shape, 10, 0)
         assert more.samples == pytest.approx(2 * first.samples, abs=1)
+
+
+def test_a_band_is_the_mean_and_the_range_over_seeds(real: Run) -> None:
+    def run(losses: list[float]) -> Run:
+        curves = {"samples": [0, 1, 2], "train_loss": losses, "test_loss": [9 * loss for loss in losses]}
+        return real.model_copy(update={"curves": real.curves.model_copy(update=curves)})
+
+    own = {"SGD": [run([3.0, 2.0, 1.0]), run([5.0, 4.0, 3.0])]}
+    for ax, name, k in zip(
+        figures.losses(own, lambda run: [0, 1, 2], "x").axes, ("training", "test"), (1, 9), strict=True
+    ):
+        assert ax.get_title().startswith(name)
+        assert list(ax.lines[0].get_ydata()) == [3 * k, 2 * k]
+        heights = ax.collections[0].get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == (k, 4 * k)
