@@ -171,7 +171,7 @@ def metainit(
         QuotientError: the quotient is not finite; the model is left as the steps before made it.
 
     References:
-        Dauphin and Schoenholz (2019), algorithm in their appendix; source 000, section 2.8.
+        Dauphin and Schoenholz (2019), figure 2; source 000, section 2.8.
 
     Example:
         >>> _ = torch.manual_seed(0)

@@ -156,7 +156,8 @@ def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
         *lines,
         *table,
         "",
-        "Source 001 says of networks that all have batch normalization that the ratio is above 1 for most of an epoch;",
+        "Source 001 says of ResNet-110 and DenseNet, both with batch normalization, that the ratio is above 1 for most",
+        "of an epoch until the step is first reduced, and the opposite of its LeNet, with batch normalization too;",
         f"our criterion asks it of both settings. The verdict: {verdict.word}"
         + (f": {verdict.reason}." if verdict.reason else "."),
     ]
