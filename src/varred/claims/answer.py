@@ -55,7 +55,8 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
         "*Net*: less the same difference of plain SGD, whose order and transforms were kept equally long. Brackets are",
         "95 % intervals from one model a column with seeds as blocks, stars mark significance after Holm's correction;",
         "with one seed there is neither. The last row is a paired interval over seeds. The loss at the end is one",
-        "noisy number a run; the running loss below is a smoother one.",
+        "noisy number a run, and can move by tenths of a nat from one epoch to the next; the running loss below is",
+        "smoother. Before all seeds are recorded a number here is a check that the machine works, not an effect.",
         "",
         f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
         f"{scale.side_epochs} epochs, learning rate {written or 'not decided yet'};",
@@ -128,7 +129,7 @@ def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
     lines = [
         "How far a snapshot reaches decides how much noise it can take away. At the start of training that is about",
         "one step with batch normalization, kinks or not, and much farther without ({doc}`chapters/14-deficit` shows",
-        "it, before any run). Inside the runs:",
+        "it for one draw of the weights, before any run). Inside the runs:",
         "",
         "Mean squared error of SVRG's estimate over the variance of SGD's, after a third of an epoch and at its end;",
         "below 1 the step is less noisy than SGD's. In brackets the constant offset that redrawn transforms and",
