@@ -552,7 +552,7 @@ def test_a_sweep_goes_on_after_a_training_process_was_killed(
 
 ENDLESS = """
 import sys
-from varred import __main__, experiments, train
+from varred import __main__, experiments
 from varred.config import Config
 from varred.sweep import Phase
 
