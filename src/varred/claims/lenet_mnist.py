@@ -41,9 +41,14 @@ def benchmark_runs(store: Store) -> dict[str, list[Run]]:
     return runs
 
 
-def _diverged(name: str, store: Store) -> Verdict | None:
-    """Return the open verdict of a claim on the benchmark where one of its runs diverged."""
-    return with_divergence(name, [run for own in benchmark_runs(store).values() for run in own])
+def _on_benchmark(name: str, judge: Callable[[Store], Verdict]) -> Callable[[Store], Verdict]:
+    """Return a judge that leaves the claim open where a run of the benchmark diverged."""
+
+    def unless_diverged(store: Store) -> Verdict:
+        runs = [run for own in benchmark_runs(store).values() for run in own]
+        return with_divergence(name, runs) or judge(store)
+
+    return unless_diverged
 
 
 def _seeds(runs: dict[str, list[Run]]) -> int:
@@ -55,9 +60,6 @@ def early(store: Store) -> Verdict:
     runs, name = benchmark_runs(store), "lenet-early"
     if not _seeds(runs):
         return waiting(name)
-    diverged = _diverged(name, store)
-    if diverged:
-        return diverged
     at = {method: mean([value_at(run, run.passes, 20, "test_loss") for run in runs[method]]) for method in runs}
     hits = sum(at[other] < at[reduced] for other in OTHERS for reduced in REDUCED)
     losses = ", ".join(f"{m} {at[m]:.3f}" for m in lenet.METHODS)
@@ -76,13 +78,13 @@ def final_contrasts(store: Store, value: Callable[[Run], float]) -> list[Contras
 def test_loss(store: Store) -> Verdict:
     """Judge lenet-test-loss."""
     name, contrasts = "lenet-test-loss", final_contrasts(store, lambda run: run.final.test.loss)
-    return _diverged(name, store) or by_contrasts(name, contrasts, -1, len(SCALE.seeds), none=FAILS)
+    return by_contrasts(name, contrasts, -1, len(SCALE.seeds), none=FAILS)
 
 
 def accuracy(store: Store) -> Verdict:
     """Judge lenet-accuracy."""
     name, contrasts = "lenet-accuracy", final_contrasts(store, lambda run: run.final.test.accuracy)
-    return _diverged(name, store) or by_contrasts(name, contrasts, 1, len(SCALE.seeds), none=FAILS)
+    return by_contrasts(name, contrasts, 1, len(SCALE.seeds), none=FAILS)
 
 
 def time_contrasts(store: Store) -> list[Contrast]:
@@ -98,7 +100,7 @@ def time_contrasts(store: Store) -> list[Contrast]:
 def time(store: Store) -> Verdict:
     """Judge lenet-time."""
     name = "lenet-time"
-    return _diverged(name, store) or by_contrasts(name, time_contrasts(store), -1, len(SCALE.seeds), none=FAILS)
+    return by_contrasts(name, time_contrasts(store), -1, len(SCALE.seeds), none=FAILS)
 
 
 def train_loss(store: Store) -> Verdict:
@@ -106,9 +108,6 @@ def train_loss(store: Store) -> Verdict:
     runs, name = benchmark_runs(store), "lenet-train-loss"
     if not _seeds(runs):
         return waiting(name)
-    diverged = _diverged(name, store)
-    if diverged:
-        return diverged
     sgd, passed, parts, decided = runs["SGD"], [], [], True
     for method in REDUCED:
         factor = mean([r.curves.train_loss[-1] for r in runs[method]]) / mean([r.curves.train_loss[-1] for r in sgd])
@@ -154,9 +153,8 @@ def best_epochs(store: Store) -> dict[str, int]:
 def best_epoch(store: Store) -> Verdict:
     """Judge lenet-best-epoch."""
     best, name = best_epochs(store), "lenet-best-epoch"
-    diverged = _diverged(name, store)
-    if diverged or len(best) < len(lenet.METHODS):
-        return diverged or waiting(name)
+    if len(best) < len(lenet.METHODS):
+        return waiting(name)
     contrasts = final_contrasts(store, lambda run: run.curves.test_loss[best[run.config.method]])
     return by_contrasts(name, contrasts, -1, len(SCALE.seeds), none=FAILS)
 
@@ -214,12 +212,12 @@ def snapshot(store: Store) -> Verdict:
 
 
 JUDGES: dict[str, Callable[[Store], Verdict]] = {
-    "lenet-early": early,
-    "lenet-test-loss": test_loss,
-    "lenet-accuracy": accuracy,
-    "lenet-time": time,
-    "lenet-train-loss": train_loss,
-    "lenet-best-epoch": best_epoch,
+    "lenet-early": _on_benchmark("lenet-early", early),
+    "lenet-test-loss": _on_benchmark("lenet-test-loss", test_loss),
+    "lenet-accuracy": _on_benchmark("lenet-accuracy", accuracy),
+    "lenet-time": _on_benchmark("lenet-time", time),
+    "lenet-train-loss": _on_benchmark("lenet-train-loss", train_loss),
+    "lenet-best-epoch": _on_benchmark("lenet-best-epoch", best_epoch),
     "lenet-selection": selection,
     "lenet-granularity": granularity,
     "lenet-snapshot": snapshot,
