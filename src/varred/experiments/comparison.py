@@ -333,7 +333,7 @@ RESNET101 = Comparison(
     grids={
         "SGD": Axis((0.005, 0.01, 0.05), below=(0.001,), above=(0.1, 0.5)),
         "Adam": Axis((1e-6, 1e-5, 1e-4), below=(1e-7,), above=(1e-3, 1e-2)),
-        "SVRG": Axis((0.0005, 0.001, 0.005), below=(0.0001,), above=(0.01, 0.05, 0.1)),
+        "SVRG": Axis((0.0005, 0.001, 0.005), below=(0.0001,), above=(0.01, 0.05, 0.1, 0.5)),
     },
     source_rates={
         "batch": {"SGD": 0.05, "Adam": 1e-4, "SVRG": 0.005},  # table 4.10
