@@ -17,7 +17,7 @@ from varred.claims import deficit as judges
 from varred.claims import metainit_cifar100 as meta_judges
 from varred.claims.answer import EXPLANATIONS
 from varred.config import Config, SVRGRule
-from varred.contrasts import paired
+from varred.contrasts import Value, paired
 from varred.experiments import deficit, lenet_mnist, metainit_cifar100
 from varred.experiments.comparison import METHODS, NORMALIZATIONS, RESNET18, RESNET101, Comparison, Normalization
 from varred.experiments.grid import bracket
@@ -875,7 +875,7 @@ def test_judged_lists_the_runs_a_claim_needs_and_no_search(records: Records) -> 
 
 def rows(answer: str) -> dict[str, list[str]]:
     """The tables of explanations and of noise: their cells by the first one."""
-    return section(answer, "# What explains") | section(answer, "## The measured cause")
+    return section(answer, "## What could explain it") | section(answer, "## Noise inside the runs")
 
 
 def section(answer: str, title: str) -> dict[str, list[str]]:
@@ -909,7 +909,7 @@ def test_the_answer_says_what_is_not_run_and_marks_what_is_significant(records: 
     with_, without, verdict = table[explanation(judges.SOURCE)]
     for effect in (with_, without):
         assert effect.startswith("+0.30") or effect.startswith("+0.29")
-        assert effect.endswith("] *")
+        assert "] *; paired [" in effect
     assert verdict == f"[{HOLDS}](claims.md)"
     for beginning in EXPLANATIONS.keys() - {judges.SOURCE}:
         assert table[explanation(beginning)][:2] == ["not run", "not run"]
@@ -982,3 +982,53 @@ def test_a_metainit_that_never_started_decides_no_limit(records: Records) -> Non
     end = Divergence(epoch=0, reason=meta_judges.UNSTARTED)
     records.store.put(records.store.get(config).model_copy(update={"diverged": end}))
     assert records.verdict("metainit-limit").reason == "1 of its runs ended before SVRG's first step"
+
+
+def test_no_star_before_all_seeds_nor_for_an_undeclared_response(records: Records) -> None:
+    def starred(value: Value) -> set[str]:
+        return {c.name for c in judges.contrasts(records.store, "batch", value) if c.significant}
+
+    records.factorial({"batch": {SOURCE: 0.3}}, seeds=[1, 2])
+    assert all(c.bounded for c in judges.contrasts(records.store, "batch"))
+    assert not starred(judges.train_loss)
+    records.factorial({"batch": {SOURCE: 0.3}})
+    assert any(name.startswith(judges.SOURCE) for name in starred(judges.train_loss))
+    assert not starred(judges.running_loss)
+
+
+def test_a_star_of_the_pooled_model_that_pairing_does_not_bear_out_is_named(records: Records) -> None:
+    records.factorial({"batch": {SOURCE: 0.3}})
+    assert "paired by seed" not in records.verdict("deficit-source").reason
+    config = deficit.run_of(judges.SCALE, "batch", SOURCE, records.decide(RESNET18)["batch"]["SVRG"], 1)
+    level = records.store.get(config).curves.train_loss[-1]
+    records.put(config, training=level - 0.25)  # this cell alone is noisy: the seven others pool it away
+    verdict = records.verdict("deficit-source")
+    assert verdict.word == HOLDS
+    assert "0 lies within the interval paired by seed of deficit of the source's protocol" in verdict.reason
+
+
+def test_a_net_effect_is_svrgs_change_and_the_controls(records: Records) -> None:
+    records.noise = 0.0
+    records.factorial({"batch": {"SVRG once, locked": 0.5, "SGD, kept for ever": 0.2}}, seeds=[1])
+    answer = claims.answer(records.store, claims.judge, {})
+    net = rows(answer)[explanation("freezing")][0]
+    split = section(answer, "## What *net* is made of")[explanation("freezing").removesuffix(", net")]
+    assert split[:2] == ["+0.500", "-0.200"]
+    assert net == "+0.300 (one seed)"
+
+
+def test_the_answer_says_whether_there_is_a_deficit_at_rates_of_their_own(records: Records) -> None:
+    records.noise = 0.0
+    records.benchmark(RESNET18, seeds=[1], diverged=[("none", "SVRG", 1)])
+    answer = claims.answer(records.store, claims.judge, {})
+    assert "- without BN: SGD, at 0.05:" in answer
+    assert "SVRG, at 0.005, diverged in 1 of 1 runs" in answer
+    assert "SVRG, at 0.01: " in answer.split("- without BN: SGD, at")[0]
+    assert "in 44 passes (one seed)" in answer
+
+
+def test_a_diverged_interaction_is_not_called_not_run(records: Records) -> None:
+    records.factorial(diverged=[("none", SOURCE, 2)])
+    answer = claims.answer(records.store, claims.judge, {})
+    (row,) = (line for line in answer.splitlines() if line.startswith("| **batch normalization**"))
+    assert "not estimated: 1 of its runs diverged" in row

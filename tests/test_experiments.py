@@ -17,7 +17,7 @@ from torch import nn
 from varred import data, figures, tables
 from varred.claims.verdict import write
 from varred.config import Config, Execution, MetaInitialization, Rule, SVRGRule, TorchvisionModel
-from varred.contrasts import Contrast, block_model, holm, paired
+from varred.contrasts import Contrast, block_model, by_seed, holm, paired
 from varred.experiments import deficit, lenet_mnist
 from varred.experiments.comparison import (
     METHODS,
@@ -200,7 +200,18 @@ def test_the_least_validation_loss_is_selected_once_it_lies_between_worse_ones(r
     fill(store, real, {0.01: 1.0})
     assert selected() == 0.05
     fill(store, real, {0.001: 0.7, 0.005: 0.7, 0.0005: 0.6})
-    assert selected() == 0.0005  # the axis ends
+    assert selected() == 0.05  # the rest of the grid, run after the search, changes no choice
+    phases = RESNET18.search(store, SMOKE, ["SGD"])
+    assert [{c.optimizer.learning_rate for c in phase.configs if c.model.normalization == "none"} for phase in phases][
+        -1
+    ] == {0.1, 0.5, 0.05, 0.01}
+
+
+def test_the_end_of_the_axis_may_be_selected(real: Run, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    fill(store, real, {rate: rate for rate in RESNET18.grids["SGD"].reach})
+    assert RESNET18.selected(store, SMOKE, "none", "SGD") == 0.0005
+    assert RESNET18.written("SGD", 0.0005) == "0.0005 (end of our axis)"
     assert RESNET18.selected(store, SMOKE, "batch", "SGD") is None  # the other setting has no record
 
 
@@ -352,6 +363,21 @@ def test_two_cells_in_the_block_model_are_the_paired_t_test(real: Run) -> None:
         assert getattr(block, name) == pytest.approx(getattr(pair, name), abs=1e-10)
     unpaired = stats.ttest_ind(list(ours.values()), list(theirs.values())).pvalue
     assert block.p < 0.1 < 0.9 < unpaired  # without blocks the seeds hide it
+
+
+def test_a_quiet_contrast_among_loud_cells_is_seen_when_paired_by_seed_alone(real: Run) -> None:
+    cells = {name: runs(real, noisy(0.05 * (name == "A"), range(3), key)) for key, name in enumerate("AB")}
+    loud = np.random.default_rng(0).normal(0, 5, (2, 3))
+    cells |= {
+        name: runs(real, {seed: float(y) for seed, y in enumerate(own)}) for name, own in zip("CD", loud, strict=True)
+    }
+    pooled, alone = block_model(cells, A_B, value)[0], by_seed("A - B", cells, A_B["A - B"], value)
+    assert alone == paired("A - B", cells["A"], cells["B"], value)
+    assert alone.high - alone.low < 0.2 < 5 < pooled.high - pooled.low  # one variance for all cells
+    assert pooled.mean == pytest.approx(alone.mean)
+    cells["B"] = runs(real, {**noisy(0.0, range(2), 1), 2: math.inf})
+    assert by_seed("A - B", cells, A_B["A - B"], value) is None
+    assert by_seed("A - B", {**cells, "B": []}, A_B["A - B"], value) is None
 
 
 def test_the_block_model_finds_an_effect_below_the_seeds_with_one_missing(real: Run) -> None:

@@ -278,7 +278,7 @@ def test_a_diverged_run_of_the_benchmark_leaves_every_claim_on_it_open(claim: st
     (config,) = (c for c in lenet.benchmark(lenet.scale("cpu", seeds=[2])) if c.method == "SVRG")
     store.add(config, diverged=True)
     verdict = claims.judge(f"lenet-{claim}", store)
-    assert (verdict.word, verdict.reason) == (OPEN, "1 of 25 of its runs diverged")
+    assert (verdict.word, verdict.reason) == (OPEN, "1 of 25 of its runs diverged, which further seeds can't mend")
 
 
 def test_a_method_that_sgd_never_catches_has_not_trained_less_far(store: Memory) -> None:

@@ -86,6 +86,31 @@ def summarize(name: str, differences: Sequence[float]) -> Contrast:
     return Contrast(name, count, mean, mean - half, mean + half, p)
 
 
+def by_seed(
+    name: str, cells: Mapping[str, Sequence[Run]], coefficients: Mapping[str, float], value: Value
+) -> Contrast | None:
+    r"""Estimate a contrast of cells from its values seed by seed, with no model but the pairing.
+
+    .. math:: \hat\theta_s = \sum_c k_c\, y_{cs}, \qquad
+        \bar\theta \pm t_{.975,\,S-1}\, \frac{\operatorname{sd}(\hat\theta_s)}{\sqrt S}
+
+    It needs no equal variances, as the pooled residual of :func:`block_model` does, and pays in degrees of freedom.
+
+    Args:
+        name: of the contrast.
+        cells: runs by cell, at most one a seed.
+        coefficients: by cell.
+        value: the response.
+
+    Returns:
+        The contrast over the seeds that all its cells have; None without one, or where a value is not finite.
+    """
+    responses = {cell: {run.config.seed: value(run) for run in cells[cell]} for cell in coefficients}
+    seeds = sorted(set.intersection(*(set(own) for own in responses.values())))
+    values = [sum(k * responses[cell][seed] for cell, k in coefficients.items()) for seed in seeds]
+    return summarize(name, values) if values and all(map(math.isfinite, values)) else None
+
+
 def holm(contrasts: Sequence[Contrast], family: int | None = None) -> list[Contrast]:
     """Mark the contrasts that are significant at level .05 by Holm's step-down procedure, in the order given.
 

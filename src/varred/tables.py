@@ -96,19 +96,27 @@ def grid(comparison: Comparison, store: Store, scale: Scale, normalization: Norm
     """Set the learning rates tried, the source's choice and ours side by side, for one setting of normalization."""
     rows = []
     for method in scale.methods:
-        tried = []
-        for rate, loss in comparison.losses(store, scale, normalization, method).items():
+        tried, running = [], {}
+        losses = comparison.losses(store, scale, normalization, method)
+        for rate, loss in losses.items():
             (run,) = store.available([comparison.grid_run(scale, normalization, method, rate)])
-            value = f"{loss:.3f} ({run.curves.running_loss[-1]:.3f})" if np.isfinite(loss) else "diverged"
+            if np.isfinite(loss):
+                running[rate] = run.curves.running_loss[-1]
+            value = f"{loss:.3f} ({running[rate]:.3f})" if np.isfinite(loss) else "diverged"
             tried.append(f"{rate:g}: {value}")
         chosen = comparison.selected(store, scale, normalization, method)
+        ours = "not decided yet" if chosen is None else comparison.written(method, chosen)
+        known = {rate: loss for rate, loss in losses.items() if np.isfinite(loss)}
+        if chosen is not None and (best := min(known, key=lambda rate: known[rate])) != chosen:
+            ours += f"; {best:g}, tried after the search, is better"
         rows.append(
             {
                 "method": method,
                 "the source's grid": ", ".join(f"{rate:g}" for rate in comparison.grids[method].values),
                 "learning rate: validation loss (running loss)": "; ".join(tried) or "not run",
                 "source": f"{comparison.source_rates[normalization][method]:g}",
-                "ours": "not decided yet" if chosen is None else comparison.written(method, chosen),
+                "ours": ours,
+                "by running loss": f"{min(running, key=lambda rate: running[rate]):g}" if running else "",
             }
         )
     return table(rows, "method")

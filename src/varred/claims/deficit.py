@@ -18,7 +18,7 @@ from varred.claims.verdict import (
     with_divergence,
     write,
 )
-from varred.contrasts import Contrast, Value, block_model, summarize
+from varred.contrasts import Contrast, Value, block_model, by_seed
 from varred.experiments import deficit
 from varred.experiments.comparison import NORMALIZATIONS, RESNET18, Normalization
 from varred.record import Noise, Run
@@ -39,8 +39,24 @@ def running_loss(run: Run) -> float:
 
 
 def contrasts(store: Store, normalization: Normalization, value: Value = train_loss) -> list[Contrast]:
-    """Return the declared contrasts of a setting that can be estimated so far."""
-    return block_model(deficit.cells(store, SCALE, normalization), deficit.CONTRASTS, value)
+    """Return the declared contrasts of a setting that can be estimated so far.
+
+    None is marked as significant before all its seeds are recorded, nor in any response but the declared one.
+    """
+    found = block_model(deficit.cells(store, SCALE, normalization), deficit.CONTRASTS, value)
+    final = value is train_loss
+    return [replace(c, significant=c.significant and final and c.seeds == len(SCALE.seeds)) for c in found]
+
+
+def control(name: str) -> dict[str, float]:
+    """Return the part of a net contrast that is plain SGD's: what is added to SVRG's own change.
+
+    Example:
+        >>> control("freezing: once locked - every 5 locked, net")
+        {'SGD, kept for ever': -1, 'SGD, kept 5 epochs': 1}
+
+    """
+    return {cell: k for cell, k in deficit.CONTRASTS[name].items() if deficit.CELLS[cell].snapshot is None}
 
 
 def _positive(claim: str, words: Sequence[str], settings: Sequence[Normalization]) -> Callable[[Store], Verdict]:
@@ -48,15 +64,23 @@ def _positive(claim: str, words: Sequence[str], settings: Sequence[Normalization
 
     def judge(store: Store) -> Verdict:
         names = [name for name in deficit.CONTRASTS if any(name.startswith(word) for word in words)]
-        found, needed = [], []
+        found, needed, doubtful = [], [], []
         for setting in settings:
             cells = deficit.cells(store, SCALE, setting)
             needed += [run for name in names for cell in deficit.CONTRASTS[name] for run in cells[cell]]
             own = {contrast.name: contrast for contrast in contrasts(store, setting)}
-            found += [replace(own[name], name=f"{name} ({label(setting)})") for name in names if name in own]
+            for name in (name for name in names if name in own):
+                found.append(replace(own[name], name=f"{name} ({label(setting)})"))
+                alone = by_seed(name, cells, deficit.CONTRASTS[name], train_loss)
+                if own[name].significant and alone and alone.low <= 0 <= alone.high:
+                    doubtful.append(found[-1].name)
         if len(found) < len(names) * len(settings):
             return with_divergence(claim, {run.config.identity: run for run in needed}.values()) or waiting(claim)
-        return by_contrasts(claim, found, 1, len(SCALE.seeds))
+        verdict = by_contrasts(claim, found, 1, len(SCALE.seeds))
+        if doubtful:
+            reason = f"{verdict.reason}; but 0 lies within the interval paired by seed of {', '.join(doubtful)}"
+            verdict = replace(verdict, reason=reason)
+        return verdict
 
     return judge
 
@@ -68,16 +92,12 @@ def label(normalization: Normalization) -> str:
 
 def interaction(store: Store) -> Contrast | None:
     """Return how much larger SVRG's deficit is with batch normalization than without; None without a common seed."""
-    differences: list[dict[int, float]] = []
-    for setting in NORMALIZATIONS:
-        cells = deficit.cells(store, SCALE, setting)
-        svrg, sgd = (
-            {run.config.seed: train_loss(run) for run in cells[name]} for name in ("SVRG every 5, redrawn", "SGD")
-        )
-        differences.append({seed: svrg[seed] - sgd[seed] for seed in svrg.keys() & sgd.keys()})
-    seeds = sorted(differences[0].keys() & differences[1].keys())
-    values = [differences[0][seed] - differences[1][seed] for seed in seeds]
-    return summarize("deficit with BN - without BN", values) if values and all(map(math.isfinite, values)) else None
+    cells, coefficients = {}, {}
+    for setting, sign in zip(NORMALIZATIONS, (1, -1), strict=True):
+        for cell, k in next(own for name, own in deficit.CONTRASTS.items() if name.startswith(SOURCE)).items():
+            cells[f"{cell}, {setting}"] = deficit.cells(store, SCALE, setting)[cell]
+            coefficients[f"{cell}, {setting}"] = sign * k
+    return by_seed("deficit with BN - without BN", cells, coefficients, train_loss)
 
 
 def normalization(store: Store) -> Verdict:
@@ -108,10 +128,11 @@ def variance(store: Store) -> Verdict:
             return with_divergence(name, runs) or waiting(name)
         moments += own
         above = sum(n.ratio > 1 for n in own)
-        parts.append(f"{label(setting)} at {above} of {len(own)} (" + ", ".join(ratio_at(n) for n in own) + ")")
+        source = ", the setting of source 001's networks," if setting == "batch" else ""
+        parts.append(f"{label(setting)}{source} at {above} of {len(own)} (" + ", ".join(map(ratio_at, own)) + ")")
     hits = sum(n.ratio > 1 for n in moments)
     word = HOLDS if hits == len(moments) else PART if hits else FAILS
-    reason = f"above 1 at {hits} of {len(moments)} moments of the first seed, " + ", ".join(parts)
+    reason = f"above 1 at {hits} of {len(moments)} moments of the first seed: " + "; ".join(parts)
     return Verdict(name, word, reason)
 
 

@@ -60,7 +60,7 @@ def with_divergence(claim: str, runs: Iterable[Run]) -> Verdict | None:
     ended = [run.diverged is not None for run in runs]
     if not any(ended):
         return None
-    return Verdict(claim, OPEN, f"{sum(ended)} of {len(ended)} of its runs diverged")
+    return Verdict(claim, OPEN, f"{sum(ended)} of {len(ended)} of its runs diverged, which further seeds can't mend")
 
 
 def mean(values: Sequence[float]) -> float:
@@ -112,4 +112,6 @@ def by_contrasts(
     hits, against = count(contrasts, sign), count(contrasts, -sign)
     word = HOLDS if hits == len(contrasts) else PART if hits else none or (FAILS if against else UNSHOWN)
     reason = f"{hits} of {len(contrasts)} contrasts significant in the claimed direction, {against} against"
+    if none and not hits and not against:
+        reason += ", which shows no difference and no absence of one"
     return Verdict(claim, word, f"{reason} ({seeds} seeds): {write(contrasts)}")

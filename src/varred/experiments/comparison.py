@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from varred.config import AdamRule, Config, Data, Fraction, ResNetModel, Rule, SGDRule, Snapshot, SVRGRule
 from varred.experiments import parameters
-from varred.experiments.grid import Axis, bracket
+from varred.experiments.grid import Axis, walk
 from varred.models.layers import Normalization as Normalization
 from varred.record import Run
 from varred.runs import Store
@@ -140,12 +140,15 @@ class Comparison:
         return known
 
     def selected(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> float | None:
-        """Return the learning rate of least validation loss at the end; None before it lies between two worse ones."""
-        known = self.losses(store, scale, normalization, method)
-        if not known or bracket(self.grids[method], known):
+        """Return the learning rate of least validation loss at the end; None before it lies between two worse ones.
+
+        Only the search's own runs count: the rest of the source's grids, run after the benchmark, changes no choice.
+        """
+        tried, wanted = walk(self.grids[method], self.losses(store, scale, normalization, method))
+        if wanted:
             return None
-        best = min(known, key=lambda rate: known[rate])
-        return best if known[best] < float("inf") else None
+        best = min(tried, key=lambda rate: tried[rate])
+        return best if tried[best] < math.inf else None
 
     def written(self, method: str, rate: float) -> str:
         """Write a selected learning rate, and say so where it is the end of the axis: a better one may lie beyond.
@@ -162,8 +165,8 @@ class Comparison:
         """Yield the runs that bracket the best learning rate of some methods, in both settings; known ones included."""
         chosen = [method for method in methods if method in scale.methods]
         for _ in range(STAGES):
-            tried = {
-                (method, normalization): self.losses(store, scale, normalization, method)
+            path = {
+                (method, normalization): walk(self.grids[method], self.losses(store, scale, normalization, method))
                 for method in chosen
                 for normalization in NORMALIZATIONS
             }
@@ -171,8 +174,8 @@ class Comparison:
                 f"learning rates: {', '.join(chosen)}",
                 [
                     self.grid_run(scale, normalization, method, rate)
-                    for (method, normalization), known in tried.items()
-                    for rate in [*known, *bracket(self.grids[method], known)]
+                    for (method, normalization), (tried, wanted) in path.items()
+                    for rate in [*tried, *wanted]
                 ],
             )
 
@@ -230,8 +233,8 @@ class Comparison:
             chosen[normalization] = {}
             for method, selected in own.items():
                 if self.diverged(store, scale, normalization, method, selected):
-                    known = self.losses(store, scale, normalization, method)
-                    for rate, loss in sorted(known.items(), key=lambda item: item[1]):
+                    tried, _ = walk(self.grids[method], self.losses(store, scale, normalization, method))
+                    for rate, loss in sorted(tried.items(), key=lambda item: item[1]):
                         if math.isfinite(loss) and not self.diverged(store, scale, normalization, method, rate):
                             chosen[normalization][method] = rate
                             break

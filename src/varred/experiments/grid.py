@@ -109,3 +109,32 @@ def bracket(axis: Axis, losses: Mapping[float, float]) -> list[float]:
     reach = axis.reach
     place = reach.index(min(losses, key=lambda value: (losses[value], value)))
     return [value for value in reach[max(place - 1, 0) : place + 2] if value not in losses]
+
+
+def walk(axis: Axis, losses: Mapping[float, float]) -> tuple[dict[float, float], list[float]]:
+    """Follow the search of :func:`bracket` through what is recorded.
+
+    Values recorded for another reason, as the rest of the source's grid after the benchmark, don't enter: a choice on
+    which runs were built stays what it was.
+
+    Args:
+        axis: the values.
+        losses: all that are recorded, infinite where a run diverged.
+
+    Returns:
+        The losses of the values that the search has tried, in its order, and the values that it needs next: none once
+        the best lies between two that are worse.
+
+    Example:
+        >>> axis = Axis((1.0, 2.0), below=(0.5,), above=(4.0, 8.0))
+        >>> walk(axis, {0.5: 0.0, 1.0: 0.4, 2.0: 0.2, 4.0: 0.3})
+        ({2.0: 0.2, 4.0: 0.3, 1.0: 0.4}, [])
+
+    """
+    tried: dict[float, float] = {}
+    while wanted := bracket(axis, tried):
+        there = {value: losses[value] for value in wanted if value in losses}
+        if not there:
+            break
+        tried |= there
+    return tried, wanted
