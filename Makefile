@@ -7,7 +7,7 @@ CHAPTER ?=
 PRESET ?=
 PARAMS ?=
 RENDERED := _build/site/.rendered
-PAGES := _config.yml _toc.yml book/build.py $(wildcard book/*.md book/*.bib book/_static/* book/text/*.md book/chapters/*.ipynb)
+PAGES := _config.yml _toc.yml book/build.py $(wildcard book/*.md book/*.bib book/_static/* book/text/*.md book/chapters/*.ipynb src/varred/*.py src/varred/*/*.py)
 export PARAMS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -75,7 +75,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 constraints: $(STAMP)
-	$(BIN)/pip freeze --exclude-editable | grep -viE '^(nvidia|cuda|triton)' | sed 's/+[a-z0-9.]*$$//' > constraints.txt
+	mkdir -p _build
+	$(BIN)/pip freeze --exclude-editable > _build/frozen.txt
+	grep -viE '^(nvidia|cuda|triton)' _build/frozen.txt | sed 's/+[a-z0-9.]*$$//' > _build/constraints.txt
+	test -s _build/constraints.txt && mv _build/constraints.txt constraints.txt
 
 clean:
 	rm -rf $(VENV) _build .varred .pytest_cache .mypy_cache .ruff_cache dist

@@ -42,8 +42,8 @@ DEVICE = Execution().resolve()
 
 
 def synchronize() -> None:
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+    if DEVICE.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def seconds(work: Callable[[], Any]) -> float:

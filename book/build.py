@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,13 +56,19 @@ def parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
     """Read names and defaults from the parameters cell, which holds plain literals only."""
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            body = ast.parse(cell.source).body
             return {
-                node.targets[0].id: ast.literal_eval(node.value)
-                for node in body
+                node.targets[0].id: _literal(node)
+                for node in ast.parse(cell.source).body
                 if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
             }
     return {}
+
+
+def _literal(node: ast.Assign) -> Any:
+    try:
+        return ast.literal_eval(node.value)
+    except ValueError:
+        raise _fail(f"the default of a parameter must be a plain literal: {ast.unparse(node)}") from None
 
 
 def execute(name: str, target: Path, values: dict[str, Any] | None = None, show: bool = False) -> str | None:
@@ -69,7 +76,6 @@ def execute(name: str, target: Path, values: dict[str, Any] | None = None, show:
     for folder in (target.parent, BUILD):
         folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    environment.setdefault("OMP_NUM_THREADS", "1")
     code = "import sys, json, papermill; papermill.execute_notebook(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]),"
     code += " progress_bar=False, log_output=False, kernel_name='python3', record_timing=False"
     code += ", stdout_file=sys.stdout)" if show else ")"
@@ -124,6 +130,7 @@ def _reason(trace: str) -> str:
 
 def execute_all(chosen: list[str], folder: Path, jobs: int) -> None:
     """Execute chapters, ``jobs`` at a time; say which failed and exit non-zero, but let the others finish."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
     def one(name: str) -> tuple[str, str | None]:
         return name, execute(name, folder / f"{name}.ipynb")
@@ -279,6 +286,7 @@ def _fail(message: str) -> typer.Exit:
 
 def main() -> None:
     """Run the command line; a usage error or one of the file system is one line and status 2, an interrupt 130."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else what it has started would outlive it
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.TyperException as error:

@@ -208,3 +208,10 @@ def test_executing_twice_changes_nothing(root: Path) -> None:
     first = path.read_text()
     assert call(root, "chapters").returncode == 0
     assert path.read_text() == first
+
+
+def test_a_parameter_that_is_no_literal_is_one_line(root: Path) -> None:
+    (root / "book" / "text" / "01-a.md").write_text(TEXT.replace('["a"]', "list(range(3))"))
+    done = call(root, "run", "01-a")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "the default of a parameter must be a plain literal: names = list(range(3))"

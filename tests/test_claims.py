@@ -1032,3 +1032,14 @@ def test_a_diverged_interaction_is_not_called_not_run(records: Records) -> None:
     answer = claims.answer(records.store, claims.judge, {})
     (row,) = (line for line in answer.splitlines() if line.startswith("| **batch normalization**"))
     assert "not estimated: 1 of its runs diverged" in row
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "no YAML"), ("a:\n  source: b\n", "needs a source and a criterion"), ("a", "needs")]
+)
+def test_a_slip_in_the_claims_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "claims.yml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        claims.read(path)
+    assert "\n" not in str(caught.value)

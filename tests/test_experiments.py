@@ -665,3 +665,27 @@ def test_a_band_is_the_mean_and_the_range_over_seeds(real: Run) -> None:
         assert list(ax.lines[0].get_ydata()) == [3 * k, 2 * k]
         heights = ax.collections[0].get_paths()[0].vertices[:, 1]
         assert (heights.min(), heights.max()) == (k, 4 * k)
+
+
+def test_the_benchmarks_epochs_leave_the_search_alone() -> None:
+    for comparison in (RESNET18, RESNET101):
+        own, other = comparison.scale("cpu"), comparison.scale("cpu", epochs=5)
+        assert other.svrg_epochs == 5
+        for method in METHODS:
+            assert comparison.grid_run(other, "batch", method, 0.01) == comparison.grid_run(own, "batch", method, 0.01)
+
+
+def test_a_subset_of_the_methods_searches_and_tabulates_these_alone(tmp_path: Path) -> None:
+    scale = RESNET18.scale("cpu", ["SGD"])
+    assert list(RESNET18.search(Store(tmp_path), scale, ["SVRG"])) == []
+    paper = RESNET18.scale("paper", ["SGD"])
+    assert [list(own) for own in RESNET18.rates(Store(tmp_path), paper).values()] == [["SGD"], ["SGD"]]
+
+
+def test_the_noise_is_measured_for_the_presets_first_seed_whatever_seeds_are_asked_for(tmp_path: Path) -> None:
+    def observed(seeds: list[int]) -> list[bool]:
+        scale = RESNET18.scale("paper", seeds=seeds)
+        return [phase.observation is not None for phase in deficit.queue(scale, Store(tmp_path))]
+
+    assert observed([1, 2]) == [True, False]
+    assert observed([2]) == [False]  # else recorded runs would be made again

@@ -117,3 +117,17 @@ def test_metainit_leaves_frozen_weights_and_restores_the_mode_after_an_error() -
 def test_out_of_range_arguments_are_one_line(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"metainit needs|eps must be positive"):
         metainit(network(), (6,), 3, **{"steps": 1, **wrong})  # type: ignore[arg-type]
+
+
+def test_the_guard_of_the_quotient_is_exact_in_double_precision() -> None:
+    eps = 0.1  # not a number of single precision
+    w = torch.tensor([2.0], dtype=torch.float64, requires_grad=True)
+    quotient = gradient_quotient(w.square().sum() / 2, [w], eps=eps)  # g = 2, Hg = 2: |0 / 2.1 - 1|
+    assert quotient.item() == 1.0
+    quotient = gradient_quotient(w.pow(3).sum(), [w], eps=eps)  # g = 12, Hg = 144: |-132 / 12.1 - 1|
+    assert quotient.item() == pytest.approx(132 / 12.1 + 1, rel=1e-15)
+
+
+def test_a_model_without_trainable_parameters_is_refused() -> None:
+    with pytest.raises(ValueError, match="trainable parameters"):
+        metainit(nn.Flatten(), (6,), 3, steps=1, batch_size=4)

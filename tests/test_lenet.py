@@ -15,7 +15,7 @@ from varred.config import Config, SVRGRule
 from varred.experiments import lenet_mnist as lenet
 from varred.experiments.grid import Point, points
 from varred.record import Curves, Divergence, Evaluation, Final, Provenance, Run, Seconds
-from varred.record import Path as Trace
+from varred.record import StepSizes as Trace
 from varred.runs import Store
 
 HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not decided yet"

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from varred.config import TorchvisionModel
 from varred.models import MLP, LeNet, resnet18, resnet101
+from varred.models.layers import evaluating
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,18 @@ def test_unknown_names_are_refused() -> None:
         resnet18(normalization="layer")
     with pytest.raises(ValueError, match="size must be 28 or 32, got 64"):
         LeNet(size=64)
+
+
+def test_an_evaluation_leaves_frozen_layers_frozen() -> None:
+    model = resnet18(width=2)
+    frozen = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert not frozen.training
+    assert all(module.training for module in model.modules() if module is not frozen)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_with_auxiliary_outputs_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} has auxiliary outputs"):
+        TorchvisionModel(name="torchvision", architecture=name).build((3, 32, 32), 10)

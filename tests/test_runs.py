@@ -22,8 +22,8 @@ from torch import nn
 from varred.__main__ import INTERRUPTED
 from varred.config import Config, Execution, MLPModel, Observation, explain
 from varred.data import DataError, load
-from varred.record import Run
-from varred.runs import RecordError, Store, curves, frame, verify
+from varred.record import Curves, Run
+from varred.runs import RecordError, Store, commit, curves, frame, verify
 from varred.sweep import Phase, SweepError, _train_one, sweep, work_through
 from varred.train import CheckpointError, Trainer, build_model, evaluate, gradient_computations, train
 
@@ -232,16 +232,16 @@ def test_a_resumed_record_names_the_programs_of_its_parts(tmp_path: Path, monkey
     monkeypatch.setattr("varred.train.CHECKPOINT_SECONDS", -1.0)
     path, store = tmp_path / "run.pt", Store(tmp_path)
 
-    def part(commit: str, end: int | None) -> Run:
+    def part(version: str, end: int | None) -> Run:
         def kill(epoch: int, _: int) -> None:
             if epoch == end:
                 raise KeyboardInterrupt
 
-        return train(make(), CPU, checkpoint=path, commit=commit, progress=kill)
+        return train(make(), CPU, checkpoint=path, commit=version, progress=kill)
 
-    for commit, end in (("first", 2), ("first", 2), ("second", 3)):
+    for version, end in (("first", 2), ("first", 2), ("second", 3)):
         with pytest.raises(KeyboardInterrupt):
-            part(commit, end)
+            part(version, end)
     run = part("third", None)
     torch_ = torch.__version__
     assert run.provenance.commit == "third"
@@ -250,15 +250,40 @@ def test_a_resumed_record_names_the_programs_of_its_parts(tmp_path: Path, monkey
     assert essence(store.get(run.config)) == essence(run)
 
 
-def test_a_run_of_one_program_and_a_checkpoint_without_any_name_no_other(tmp_path: Path) -> None:
+def test_a_run_of_one_program_names_no_other(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     Trainer(make(), CPU, commit="first").save(path)
-    saved = torch.load(path)
-    del saved["program"]  # as checkpoints were written before
-    torch.save(saved, path)
-    run = train(make(), CPU, checkpoint=path, commit="second")
+    run = train(make(), CPU, checkpoint=path, commit="first")
     assert run.provenance.earlier == []
     assert "earlier" not in essence(run)["provenance"]
+
+
+def test_a_resume_with_another_number_of_threads_is_on_record(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    Trainer(make(), CPU.model_copy(update={"threads": 2}), commit="same").save(path)
+    run = train(make(), CPU, checkpoint=path, commit="same")
+    assert [(p.commit, p.device, p.threads) for p in run.provenance.earlier] == [("same", "cpu", 2)]
+
+
+def test_an_audit_takes_the_records_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def start(self: Trainer, config: Config, execution: Execution, *rest: Any) -> None:
+        seen.append(execution.threads)
+        raise KeyboardInterrupt
+
+    run = train(make(epochs=1), CPU)
+    monkeypatch.setattr(Trainer, "__init__", start)
+    for asked in (None, 2):
+        with pytest.raises(KeyboardInterrupt):
+            verify(run, Execution(device="cpu", threads=asked))
+    assert seen == [1, 2]
+
+
+def test_a_record_without_curves_contradicts_itself() -> None:
+    run = train(make(epochs=1), CPU)
+    assert run.contradiction() is None
+    assert run.model_copy(update={"curves": Curves()}).contradiction() == "its curves are empty"
 
 
 def test_a_diverged_run_stops_early_and_is_recorded(tmp_path: Path) -> None:
@@ -501,11 +526,24 @@ def test_validation_images_are_not_trained_on(holdout: dict[str, Any], count: in
             },
             "leaves a last batch of one image",
         ),
+        (
+            {"batch_size": 1, "model": {"name": "mlp", "hidden": (8,), "normalization": "batch"}},
+            "leaves a last batch of one image",
+        ),
     ],
 )
 def test_parts_too_small_to_train_on_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Trainer(make(**changes), CPU)
+
+
+def test_one_image_is_batch_enough_where_every_map_has_several_pixels() -> None:
+    data = {"name": "cifar10", "size": "sample", "subset": 65}
+    model = {"name": "resnet18", "width": 2}
+    before = torch.get_rng_state()
+    trainer = Trainer(make(data=data, model=model), CPU)  # the smallest maps have 4 x 4
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(not buffer.any() for name, buffer in trainer.model.named_buffers() if name.endswith("running_mean"))
 
 
 def test_frames_hold_every_run_and_every_epoch() -> None:
@@ -541,6 +579,8 @@ def test_a_sweep_goes_on_after_a_training_process_was_killed(
                 return
             time.sleep(0.05)
 
+    if reusable_executor._executor is not None:  # another test's processes are warm, and would be done before the kill
+        reusable_executor._executor.shutdown(wait=True, kill_workers=True)
     configs = [make(seed=seed, epochs=1) for seed in range(3)]
     with ThreadPoolExecutor(1) as threads:
         killed = threads.submit(kill_one)
@@ -658,10 +698,10 @@ def test_threads_of_one_process_train_what_they_would_alone(monkeypatch: pytest.
         return build(self, shape, classes)
 
     configs = [make(seed=seed, epochs=1) for seed in (0, 1)]
-    alone = [essence(train(config, CPU)) for config in configs]
+    alone = [essence(train(config, CPU, commit=commit())) for config in configs]
     monkeypatch.setattr(MLPModel, "build", slow)
     with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(lambda config: _train_one(config, CPU, None, None, "unknown"), configs))
+        together = list(pool.map(lambda config: _train_one(config, CPU, None, None), configs))
     assert [essence(run) for run in together] == alone
 
 

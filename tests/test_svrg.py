@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from conftest import Problem, partition
 from varred.optim import SVRG, Batch, reference
+from varred.optim.batch import take_gradients
 
 EPOCHS, EVERY = 8, 3
 
@@ -309,3 +310,14 @@ def test_any_base_optimizer_takes_the_estimate(problem: Problem) -> None:
     optimizer.step(problem.batch(0, part), problem.closure)
     assert (problem.vector() - adamw(mu)).abs().max() < 1e-12  # at the snapshot the estimate is mu
     assert (problem.vector() - adamw(alone.gradient(alone.vector(), part))).abs().max() > 1e-4
+
+
+def test_gradients_that_are_views_of_a_bucket_are_copied() -> None:
+    w = torch.nn.Parameter(torch.ones(3))
+    bucket = torch.zeros(5)  # as DistributedDataParallel keeps it
+    taken = []
+    for value in (1.0, 2.0):
+        w.grad = bucket[:3]
+        bucket.fill_(value)
+        taken += take_gradients([w])
+    assert [float(gradient[0]) for gradient in taken] == [1.0, 2.0]

@@ -34,7 +34,8 @@ def train(
     """Train a chapter's missing runs in order of need; it can be killed and started again at any moment."""
     store = Store(folder) if folder else runs.results(preset)
     times = timing.read(timing.times_path(runs.results("cpu")))
-    work_through(experiments.queue(chapter, preset, store), store, jobs=jobs, device=device, times=times)
+    where = Execution.model_validate({"device": device}).device
+    work_through(experiments.queue(chapter, preset, store), store, jobs=jobs, device=where, times=times)
 
 
 @app.command("verify")
@@ -50,7 +51,7 @@ def verify_records(
     records = store.all()
     if not records:
         raise ValueError(f"there are no records in {store.folder}: train some with make run")
-    execution = Execution(device=device)  # type: ignore[arg-type]
+    execution = Execution.model_validate({"device": device})
     if whole:
         cheapest = sorted((r for r in records if not r.diverged), key=lambda r: r.curves.samples[-1], reverse=True)
         records = list({(r.config.model.name, r.config.data.name): r for r in cheapest}.values())

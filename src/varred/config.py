@@ -235,9 +235,12 @@ class TorchvisionModel(Frozen):
         """Return the network for images of ``shape`` (channels, height, width).
 
         Raises:
-            ValueError: torchvision has no such classifier, or the images don't have three channels.
+            ValueError: torchvision has no such classifier, it has several outputs, or the images don't have three
+                channels.
 
         """
+        if self.architecture in ("googlenet", "inception_v3"):
+            raise ValueError(f"{self.architecture} has auxiliary outputs, which the training loop has no loss for")
         from torchvision import models  # slow to import, and needed for nothing else
 
         if self.architecture not in models.list_models(module=models):
@@ -378,6 +381,10 @@ class Observation(Frozen):
     epochs: tuple[Annotated[int, Field(ge=0)], ...] = ()
     fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.02, 0.11, 0.33, 1.0)
 
+    def asked(self, epochs: int) -> set[tuple[int, float]]:
+        """Return the moments that a run of SVRG has behind it after so many epochs: epoch and fraction of each."""
+        return {(epoch, fraction) for epoch in self.epochs if epoch < epochs for fraction in self.fractions}
+
     def moments(self, epoch: int, steps: int) -> dict[int, tuple[float, ...]]:
         """Return the numbers of steps after which to measure in ``epoch``, with the fractions they stand for."""
         moments: dict[int, tuple[float, ...]] = {}
@@ -385,6 +392,9 @@ class Observation(Frozen):
             step = max(1, round(fraction * steps))
             moments[step] = (*moments.get(step, ()), fraction)
         return moments
+
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class Execution(Frozen):
@@ -397,7 +407,7 @@ class Execution(Frozen):
 
     """
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
     threads: Count | None = None
     compile: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -392,7 +393,7 @@ def noise_by_distance(ax: Axes, runs: Mapping[str, Run], styles: Mapping[str, Ma
     """
     epochs = sorted({n.epoch for run in runs.values() for n in run.noise})
     for label, run in runs.items():
-        for epoch, marker in zip(epochs, "^so", strict=False):
+        for epoch, marker in zip(epochs, itertools.cycle("^so"), strict=False):
             found = sorted((n.distance, n.ratio) for n in run.noise if n.epoch == epoch and n.distance > 0)
             if found:
                 _ = ax.plot(*zip(*found, strict=True), marker=marker, markersize=4, label=label, **styles[label])

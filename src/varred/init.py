@@ -55,7 +55,7 @@ def gradient_quotient(loss: Tensor, parameters: Iterable[Tensor], eps: float = 1
     products = torch.autograd.grad(half_square, tensors, create_graph=True)
     total = loss.new_zeros(())
     for g, product in zip(gradients, products, strict=True):
-        signed = torch.where(g.detach() >= 0, eps, -eps)
+        signed = eps * torch.where(g.detach() >= 0, torch.ones_like(g), -torch.ones_like(g))
         total = total + ((g - product) / (g + signed) - 1).abs().sum()
     return total / sum(p.numel() for p in tensors)
 
@@ -187,6 +187,8 @@ def metainit(
             f"got {steps}, {batch_size}, {learning_rate}, {momentum}"
         )
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise ValueError("metainit needs a model with trainable parameters")
     first = {n: p.detach().norm() for n, p in parameters.items() if p.dim() >= 2 and bool(p.detach().norm() > 0)}
     memory = {name: torch.zeros_like(norm) for name, norm in first.items()}
     sample = next(iter(parameters.values()))

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, PlainSerializer
 
 from varred.config import Config, Frozen, Observation
-
-
-def _read_number(value: object) -> object:
-    return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}.get(value, value) if isinstance(value, str) else value
 
 
 def _write_number(value: float) -> float | str:
@@ -19,7 +15,7 @@ def _write_number(value: float) -> float | str:
 
 
 # JSON has no infinities: a diverged run's losses are written as strings.
-Number = Annotated[float, BeforeValidator(_read_number), PlainSerializer(_write_number, when_used="json")]
+Number = Annotated[float, PlainSerializer(_write_number, when_used="json")]
 Numbers = list[Number]
 
 
@@ -78,7 +74,7 @@ class Final(Frozen):
     validation: Evaluation | None = None
 
 
-class Path(Frozen):
+class StepSizes(Frozen):
     """STORM's step size and momentum parameter at the end of each epoch, over tensors or coordinates.
 
     Attributes:
@@ -172,10 +168,12 @@ class Seconds(Frozen):
 
 
 class Program(Frozen):
-    """A state of the code and the torch it ran with."""
+    """A state of the code, the torch it ran with, and on what; empty where older records don't say."""
 
     commit: str
     torch: str
+    device: str = ""
+    threads: int = 0
 
 
 class Provenance(Frozen):
@@ -188,8 +186,8 @@ class Provenance(Frozen):
         device: then.
         threads: then.
         compiled: whether the model went through :func:`torch.compile`, then.
-        earlier: the programs that trained parts before it changed, each once, in order; left out of the file where
-            there are none.
+        earlier: the programs that trained parts before it changed, or the device did, each once, in order; left out
+            of the file where there are none.
 
     """
 
@@ -199,14 +197,7 @@ class Provenance(Frozen):
     device: str
     threads: int
     compiled: bool = False
-    earlier: list[Program] = []
-
-    @model_serializer(mode="wrap")
-    def _leave_out_no_program(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        if not self.earlier:
-            values.pop("earlier", None)
-        return values
+    earlier: list[Program] = Field(default=[], exclude_if=lambda earlier: not earlier)
 
 
 def _near(a: float, b: float) -> bool:
@@ -244,9 +235,9 @@ class Run(Frozen):
     config: Config
     curves: Curves
     final: Final
-    precise: Final | None = None
+    precise: Final | None = Field(default=None, exclude_if=lambda precise: precise is None)
     fingerprint: Numbers
-    path: Path | None = None
+    path: StepSizes | None = None
     noise: list[Noise] = []
     metainit: MetaInitTrace | None = None
     diverged: Divergence | None = None
@@ -256,22 +247,12 @@ class Run(Frozen):
     seconds: Seconds
     provenance: Provenance
 
-    @model_serializer(mode="wrap")
-    def _leave_out_no_precise(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        if self.precise is None:
-            values.pop("precise", None)
-        return values
-
     def observed(self, observation: Observation) -> bool:
         """Return whether the record holds what was asked to be measured, up to where the run ended; SVRG's alone."""
         if self.config.optimizer.name != "svrg":
             return True
         last = self.config.epochs if self.diverged is None else self.diverged.epoch
-        asked = {
-            (epoch, fraction) for epoch in observation.epochs if epoch < last for fraction in observation.fractions
-        }
-        return asked <= {(noise.epoch, noise.fraction) for noise in self.noise}
+        return observation.asked(last) <= {(noise.epoch, noise.fraction) for noise in self.noise}
 
     def contradiction(self) -> str | None:
         """Say where the record contradicts itself; None where it doesn't.
@@ -279,6 +260,8 @@ class Run(Frozen):
         Its curves have one entry for each point, they end with the final values, and a mean loss is that of the rightly
         and of the wrongly classified images weighted by the accuracy.
         """
+        if not self.curves.samples:
+            return "its curves are empty"
         curves = self.curves.model_dump()
         for name, values in curves.items():
             needed = self.final.validation is not None or not name.startswith("validation")

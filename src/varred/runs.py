@@ -223,7 +223,7 @@ def verify(run: Run, execution: Execution | None = None, *, whole: bool = False)
 
     Args:
         run: the record.
-        execution: device, threads, compilation.
+        execution: device, threads, compilation; on the CPU the record's number of threads, where none is given.
         whole: retrain to the end and compare training and test loss, all along and on all images at the end, instead
             of the first steps' losses.
 
@@ -233,6 +233,8 @@ def verify(run: Run, execution: Execution | None = None, *, whole: bool = False)
 
     """
     execution = execution or Execution()
+    if execution.threads is None and execution.resolve().type == run.provenance.device == "cpu":
+        execution = execution.model_copy(update={"threads": run.provenance.threads})
     recorded = _results(run) if whole else run.fingerprint
     again = _losses(run, execution, whole)
     if len(recorded) != len(again):

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tqdm import tqdm
 
 from varred import data
-from varred.config import Config, Execution, Observation, explain
+from varred.config import Config, Device, Execution, Observation, explain
 from varred.files import remove_stale
 from varred.record import Run
 from varred.runs import RecordError, Store, commit
@@ -145,7 +145,6 @@ def _train_one(
     execution: Execution,
     checkpoints: Path | None,
     observation: Observation | None,
-    version: str,
     caller: int | None = None,
 ) -> Run | Failure:
     checkpoint = _checkpoint(config, checkpoints)
@@ -157,7 +156,12 @@ def _train_one(
     with _TRAINING:
         try:
             return train(
-                config, execution, checkpoint=checkpoint, progress=stop_alone, commit=version, observation=observation
+                config,
+                execution,
+                checkpoint=checkpoint,
+                progress=stop_alone,
+                commit=commit(),  # of the code in this process, which may have started after the tree moved on
+                observation=observation,
             )
         except Exception as error:  # whatever torch refuses with
             return _failure(config, error)
@@ -177,13 +181,12 @@ def _on_this_machine(
 ) -> Iterator[Run | Failure]:
     for name, value in _ALLOCATOR.items():
         os.environ.setdefault(name, value)
-    version = commit()
     begun: dict[str, Config] = {}
 
     def call(config: Config, jobs: int) -> Any:
         begun[config.identity] = config
         caller = os.getpid() if jobs > 1 else None  # one job is done in this process
-        return joblib.delayed(_train_one)(config, execution, checkpoints, observation, version, caller)
+        return joblib.delayed(_train_one)(config, execution, checkpoints, observation, caller)
 
     def parallel(configs: Iterable[Config], jobs: int) -> Iterator[Run | Failure]:
         pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=jobs)
@@ -213,11 +216,8 @@ def _on_cluster(
 ) -> Iterator[Run | Failure]:
     from distributed import as_completed
 
-    version = commit()
     futures = {
-        client.submit(
-            _train_one, config, execution, checkpoints, observation, version, pure=False, priority=-place
-        ): config
+        client.submit(_train_one, config, execution, checkpoints, observation, pure=False, priority=-place): config
         for place, config in enumerate(configs)
     }
     for future in as_completed(futures):
@@ -233,7 +233,7 @@ def work_through(
     store: Store,
     *,
     jobs: int = 2,
-    device: str = "auto",
+    device: Device = "auto",
     times: dict[str, dict[str, float]] | None = None,
 ) -> None:
     """Train a queue's missing runs phase by phase, saying before each what it will take.
@@ -255,7 +255,7 @@ def work_through(
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     try:
-        execution = Execution(device=device, threads=1 if jobs > 1 else None)  # type: ignore[arg-type]
+        execution = Execution(device=device, threads=1 if jobs > 1 else None)
     except ValidationError as error:
         raise ValueError(explain(error)) from None
     execution.resolve()
@@ -265,7 +265,11 @@ def work_through(
     for name, configs, observation, _ in phases:
         missing = store.missing(configs, observation)
         seconds = estimate(missing, times or {}, jobs)
-        took = "" if seconds is None or not missing else f", about {seconds / 60:.0f} minutes on the timed machine"
+        took = (
+            ""
+            if seconds is None or not missing
+            else f", steps and snapshots about {seconds / 60:.0f} minutes on the timed machine"
+        )
         print(f"{name}: {len(set(configs)) - len(missing)} recorded, {len(missing)} to train{took}", flush=True)
         try:
             sweep(configs, store, jobs=jobs, execution=execution, checkpoints=checkpoints, observation=observation)

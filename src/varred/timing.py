@@ -42,7 +42,9 @@ def kind(config: Config) -> str:
 
 
 def estimate(configs: Sequence[Config], times: Mapping[str, Mapping[str, float]], jobs: int = 1) -> float | None:
-    """Return the seconds that training the configs takes on the timed machine, evaluations left out.
+    """Return the seconds that the configs' steps and snapshot passes take on the timed machine.
+
+    Evaluations, measurements of noise and MetaInit come on top.
 
     None if a kind of configuration among them has not been timed.
     """

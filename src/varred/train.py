@@ -8,7 +8,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -33,11 +33,11 @@ from varred.record import (
     Final,
     MetaInitTrace,
     Noise,
-    Path,
     Program,
     Provenance,
     Run,
     Seconds,
+    StepSizes,
 )
 
 CURVE_IMAGES = 10_000
@@ -187,7 +187,7 @@ class _Progress:
     metainit: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(Seconds.model_fields, 0.0))
     diverged: dict[str, Any] | None = None
-    earlier: list[dict[str, str]] = field(default_factory=list)
+    earlier: list[dict[str, Any]] = field(default_factory=list)
 
 
 class CheckpointError(ValueError):
@@ -219,15 +219,14 @@ class Trainer:
         if self.execution.threads is not None:
             torch.set_num_threads(self.execution.threads)
         self.device = self.execution.resolve()
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # else a float32 convolution rounds its inputs to 10 bits
         if config.precision == "float64" and self.device.type == "mps":
             raise ValueError("precision 'float64' is not available on device mps: choose device cpu, or 'float32'")
         self.parts = prepare(config, self.device)
         self._start()
-        if len(self.parts.train) % config.batch_size == 1 and self._normalized:
-            raise ValueError(
-                f"batch_size = {config.batch_size} leaves a last batch of one image, on which batch normalization has "
-                "no variance: choose another batch_size or subset"
-            )
+        if (len(self.parts.train) - 1) % config.batch_size == 0 and self._normalized:
+            self._try_one_image()
 
     def _start(self) -> None:
         """Build model and optimizer; nothing has been done."""
@@ -236,6 +235,17 @@ class Trainer:
         self.optimizer = self.config.optimizer.build(self.model)
         self.forward: Callable[[Tensor], Tensor] = torch.compile(self.model) if self.execution.compile else self.model
         self.state = _Progress()
+
+    def _try_one_image(self) -> None:
+        """Refuse a last batch of one image where a layer of batch normalization would see a single value of it."""
+        with preserved(list(self.model.buffers()), self.model.parameters()), torch.no_grad():
+            try:
+                self.model(self.parts.curve[0][:1])
+            except ValueError as error:
+                raise ValueError(
+                    f"batch_size = {self.config.batch_size} leaves a last batch of one image, on which batch "
+                    "normalization has no variance: choose another batch_size or subset"
+                ) from error
 
     @property
     def _normalized(self) -> bool:
@@ -311,8 +321,13 @@ class Trainer:
         return torch.get_num_threads()
 
     @property
-    def _program(self) -> dict[str, str]:
-        return {"commit": self.commit, "torch": str(torch.__version__)}
+    def _program(self) -> dict[str, Any]:
+        return {
+            "commit": self.commit,
+            "torch": str(torch.__version__),
+            "device": device_name(self.device),
+            "threads": self.threads,
+        }
 
     @contextlib.contextmanager
     def timed(self, kind: str) -> Iterator[None]:
@@ -324,10 +339,8 @@ class Trainer:
         self.state.seconds[kind] += time.perf_counter() - start
 
     def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        elif self.device.type == "mps":
-            torch.mps.synchronize()
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
 
     def _measure(self, epoch: int, step: int, fractions: tuple[float, ...]) -> None:
         """Record the noise of the gradients over the epoch's partition and transforms."""
@@ -366,7 +379,7 @@ class Trainer:
                 self.state.momenta.append(np.quantile(momenta, QUANTILES).tolist())
                 self.state.clipped.append(float((momenta >= 1).mean()))
 
-    def run(self, checkpoint: FilePath | None = None, progress: Progress | None = None) -> Run:
+    def run(self, checkpoint: Path | None = None, progress: Progress | None = None) -> Run:
         """Train to the end, from the checkpoint if there is one.
 
         Args:
@@ -425,7 +438,7 @@ class Trainer:
                 except QuotientError:
                     self.state.diverged = {"epoch": 0, "reason": "non-finite gradient quotient"}
 
-    def save(self, path: FilePath) -> None:
+    def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
         state = {
             "identity": self.config.identity,
@@ -438,7 +451,7 @@ class Trainer:
         torch.save(state, data)
         write_atomically(path, data.getvalue())
 
-    def load(self, path: FilePath) -> None:
+    def load(self, path: Path) -> None:
         """Resume from a checkpoint; the record will name the program that saved it, if it is another one.
 
         Raises:
@@ -452,6 +465,7 @@ class Trainer:
             # To the CPU: what belongs on the device goes there below, the step counters of Adam stay off it.
             state = torch.load(content, map_location="cpu", weights_only=True)
             identity = state["identity"]
+            state["program"]  # what saved it
         except Exception as error:  # torch raises RuntimeError, EOFError or UnpicklingError by the damage
             raise CheckpointError(f"{path}: the checkpoint is damaged") from error
         if identity != self.config.identity:
@@ -465,13 +479,11 @@ class Trainer:
             raise CheckpointError(f"{path}: the checkpoint is of another version of the program") from error
         if isinstance(self.optimizer, SVRG):
             last = progress.epoch if progress.diverged is None else progress.diverged["epoch"]
-            asked = {(e, f) for e in self.observation.epochs if e < last for f in self.observation.fractions}
-            if asked - {(noise["epoch"], noise["fraction"]) for noise in progress.noise}:
+            if self.observation.asked(last) - {(noise["epoch"], noise["fraction"]) for noise in progress.noise}:
                 raise CheckpointError(f"{path}: the checkpoint lacks what is to be observed")
         self.state = progress
-        saver = state.get("program")  # checkpoints written before it was kept don't say
-        if saver not in (None, self._program, *self.state.earlier):
-            self.state.earlier.append(saver)
+        if state["program"] not in (self._program, *self.state.earlier):
+            self.state.earlier.append(state["program"])
 
     def _final(self) -> Final:
         parts = self.parts
@@ -498,7 +510,7 @@ class Trainer:
             final, precise = self._final(), self._precise()
         path = None
         if state.rates:
-            path = Path(
+            path = StepSizes(
                 quantiles=list(QUANTILES),
                 learning_rate=state.rates,
                 momentum=state.momenta,
@@ -521,8 +533,6 @@ class Trainer:
             provenance=Provenance(
                 package=__version__,
                 **self._program,
-                device=device_name(self.device),
-                threads=self.threads,
                 compiled=self.execution.compile,
                 earlier=[Program(**program) for program in state.earlier],
             ),
@@ -590,7 +600,7 @@ def train(
     config: Config,
     execution: Execution | None = None,
     *,
-    checkpoint: FilePath | None = None,
+    checkpoint: Path | None = None,
     progress: Progress | None = None,
     commit: str = "unknown",
     observation: Observation | None = None,

@@ -40,9 +40,18 @@ class Verdict:
 
 
 def read(path: Path) -> dict[str, Claim]:
-    """Read the claims, in the file's order."""
-    entries = yaml.safe_load(path.read_text())
-    return {name: Claim(name, entry["source"], entry["criterion"].strip()) for name, entry in entries.items()}
+    """Read the claims, in the file's order.
+
+    Raises:
+        ValueError: the file is no YAML, or a claim lacks its source or its criterion.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text())
+        return {name: Claim(name, entry["source"], entry["criterion"].strip()) for name, entry in entries.items()}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: every claim needs a source and a criterion, as text") from error
 
 
 def waiting(claim: str) -> Verdict:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from varred.config import Config, Observation, Rule, SGDRule, Snapshot, SVRGRule
-from varred.experiments.comparison import NORMALIZATIONS, RESNET18, Normalization, Scale
+from varred.experiments.comparison import FIRST_SEED, NORMALIZATIONS, RESNET18, Normalization, Scale
 from varred.record import Run
 from varred.runs import Store
 from varred.sweep import Phase
@@ -133,7 +133,7 @@ def _phase(scale: Scale, chosen: Mapping[Normalization, float], seed: int) -> Ph
     return Phase(
         f"factorial, seed {seed}",
         [run_of(scale, setting, cell, rate, seed) for cell in CELLS for setting, rate in chosen.items()],
-        observation(scale) if seed == scale.seeds[0] else None,
+        observation(scale) if seed == FIRST_SEED else None,
         planned=len(NORMALIZATIONS) * len(CELLS),
     )
 

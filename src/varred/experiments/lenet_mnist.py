@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from varred.config import (
     AdaGradRule,
@@ -20,6 +22,7 @@ from varred.config import (
 )
 from varred.experiments import parameters
 from varred.experiments.grid import Axis, Point, candidates, points, widening
+from varred.optim.storm import Granularity
 from varred.record import Run
 from varred.runs import Store
 from varred.sweep import Phase
@@ -44,7 +47,7 @@ class Scale:
 
     """
 
-    size: str
+    size: Literal["full", "sample"]
     epochs: int
     seeds: tuple[int, ...]
     side_seeds: tuple[int, ...]
@@ -95,9 +98,9 @@ def svrg(learning_rate: float, every: int = 5) -> SVRGRule:
     return SVRGRule(name="svrg", base=SGDRule(name="sgd", learning_rate=learning_rate), snapshot=snapshot)
 
 
-def storm(c: float, k: float, granularity: str = "tensor") -> STORMRule:
+def storm(c: float, k: float, granularity: Granularity = "tensor") -> STORMRule:
     """STORM with one accumulator per parameter tensor, as in the author's code."""
-    return STORMRule(name="storm", c=c, k=k, granularity=granularity)  # type: ignore[arg-type]
+    return STORMRule(name="storm", c=c, k=k, granularity=granularity)
 
 
 # Table 4.2
@@ -165,7 +168,7 @@ GRIDS: dict[str, tuple[Axis, ...]] = {
 def base(scale: Scale, optimizer: Rule, seed: int, epochs: int | None = None) -> Config:
     """Return the chapter's run with an optimizer and a seed: tanh LeNet, batches of 32, 100 epochs."""
     return Config(
-        data=Data(name="mnist", size=scale.size),  # type: ignore[arg-type]
+        data=Data(name="mnist", size=scale.size),
         model=LeNetModel(name="lenet"),
         optimizer=optimizer,
         batch_size=32,
@@ -212,7 +215,8 @@ def validation_loss(store: Store, scale: Scale, method: str, values: Point, epoc
     runs = store.available(folds(scale, method, values, epochs))
     if len(runs) < scale.folds:
         return None
-    return float("inf") if any(run.diverged for run in runs) else _mean_validation(runs)
+    mean = math.inf if any(run.diverged for run in runs) else _mean_validation(runs)
+    return mean if math.isfinite(mean) else math.inf
 
 
 def _mean_validation(runs: Sequence[Run]) -> float:

@@ -44,7 +44,7 @@ def check_normalization(name: Normalization) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and back into its own on leaving.
+    """Put a model into evaluation mode, and each of its modules back into its own on leaving.
 
     Example:
         >>> model = nn.Dropout()
@@ -55,9 +55,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         True
 
     """
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training

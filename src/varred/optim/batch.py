@@ -118,10 +118,16 @@ def placed(parameters: Sequence[Tensor], point: Sequence[Tensor]) -> Iterator[No
 
 
 def take_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """Detach the gradients from the parameters; a parameter the loss does not reach has gradient zero."""
+    """Detach the gradients from the parameters; a parameter the loss does not reach has gradient zero.
+
+    A view is copied: its memory is another's, for example a bucket of ``DistributedDataParallel``, which the next
+    backward pass overwrites.
+    """
     gradients = []
     for parameter in parameters:
         gradient = parameter.grad
-        gradients.append(torch.zeros_like(parameter) if gradient is None else gradient)
+        if gradient is None:
+            gradient = torch.zeros_like(parameter)
+        gradients.append(gradient.clone() if gradient._is_view() else gradient)
         parameter.grad = None
     return gradients
