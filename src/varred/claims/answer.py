@@ -62,13 +62,14 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
         "",
         "An effect is a difference in final training loss (nats, on 10,000 fixed images) after the same number of",
         "steps, and so at 2 to 3 times SGD's gradients; positive means worse. All runs of a column have one learning",
-        "rate, selected for SVRG. *Net*: less the same difference of plain SGD, whose order and transforms were kept",
-        "equally long: how SVRG's deficit changes between two regimes of draws, which the second table splits.",
+        "rate, selected for SVRG. *Locked*: order and transforms of the images are kept as long as the snapshot;",
+        "*redrawn*: they are drawn anew every epoch; *once*: one snapshot, at the start. *Net*: from SVRG's change we",
+        "subtract that of plain SGD when its order and transforms are kept equally long; the next section shows both.",
         "Brackets are 95 % intervals from one model a column with seeds as blocks and one residual variance for all",
-        "cells. The cells differ: with batch normalization the loss at the end jumps by tenths of a nat from epoch to",
-        "epoch where draws are renewed, and hardly where they are kept. So *paired* gives the interval over seeds",
-        "that needs no equal variances, and the last row has no other. A star marks what is significant in the model",
-        "after Holm's correction, once all seeds are there.",
+        "cells (a cell is one way to run). The cells differ: with batch normalization the loss at the end jumps by",
+        "tenths of a nat from epoch to epoch where draws are renewed, and hardly where they are kept. So *paired*",
+        "gives the interval over seeds that needs no equal variances, and the last row has no other. A star",
+        "marks what is significant in the model after Holm's correction, once all seeds are there.",
         "",
         f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
         f"{scale.side_epochs} epochs, learning rate {written or 'not decided yet'};",
@@ -114,7 +115,10 @@ def _deficits(
     store: Store, found: Mapping[Normalization, list[Contrast]], running: Mapping[Normalization, list[Contrast]]
 ) -> list[str]:
     """Return three answers: at equal steps and rate, at rates of their own, and what would repay the cost."""
-    scale, lines = judges.SCALE, ["At equal steps and one rate, the source's protocol minus SGD:", ""]
+    scale, lines = (
+        judges.SCALE,
+        ["At equal steps and one rate, source 000's protocol minus SGD (BN: batch normalization):", ""],
+    )
     for setting in NORMALIZATIONS:
         own = [_effect(store, setting, group[setting], judges.SOURCE) for group in (found, running)]
         lines.append(f"- {judges.label(setting)}: {own[0]} in the final training loss, {own[1]} in the running loss.")
@@ -141,7 +145,8 @@ def _deficits(
     lines += [
         "",
         "The cost: SVRG with a snapshot every epoch takes three gradients where SGD takes one, and repays them where",
-        "its estimate has less than a third of SGD's noise. Measured after the first epoch:",
+        "its estimate has less than a third of SGD's noise. Measured after the first epoch, a third of the way through",
+        "an epoch and at its end:",
         "",
     ]
     for setting in NORMALIZATIONS:
