@@ -132,17 +132,17 @@ def settings(tmp_path: Path) -> str:
 def test_the_documented_make_run_line_gives_its_parameters_to_papermill(root: Path, settings: str) -> None:
     text = (ROOT / "book" / "rerun.md").read_text()
     (line,) = (line for line in text.split("\n") if line.startswith("make run") and "PARAMS" in line)
-    more = 'names = ["a"]\nmethods = ["Adam"]\nseeds = []\ntrain = False'
+    more = 'names = ["a"]\nepochs = 0\nseeds = []\ntrain = False'
     (root / "book" / "text" / "12-lenet-mnist.md").write_text(TEXT.replace('names = ["a"]', more))
     environment = {**os.environ, "VARRED_ROOT": str(root)}
     done = subprocess.run(
         f"{line} {settings}", shell=True, capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    options = """-y 'seeds: [1, 2]' -y 'methods: ["SGD", "SVRG"]' -p preset cpu -p train True"""
-    files = "_build/run/12-lenet-mnist.cpu.source.ipynb _build/run/12-lenet-mnist.cpu.ipynb"
+    options = """-y 'seeds: [1, 2]' -p epochs 5 -p preset smoke -p train True"""
+    files = "_build/run/12-lenet-mnist.smoke.source.ipynb _build/run/12-lenet-mnist.smoke.ipynb"
     assert f"papermill {files} {options}\n" in done.stdout
-    assert "\ncpu 0.1 3 ['a']\n" in done.stdout  # what a chapter that trains prints is shown while it runs
+    assert "\nsmoke 0.1 3 ['a']\n" in done.stdout  # what a chapter that trains prints is shown while it runs
 
 
 def test_a_failed_render_leaves_no_site(root: Path) -> None:
