@@ -339,7 +339,7 @@ RESNET101 = Comparison(
     model="resnet101_basic",
     grids={
         "SGD": Axis((0.005, 0.01, 0.05), below=(0.001,), above=(0.1, 0.5)),
-        "Adam": Axis((1e-6, 1e-5, 1e-4), below=(1e-7,), above=(1e-3, 1e-2)),
+        "Adam": Axis((1e-6, 1e-5, 1e-4), below=(1e-7,), above=(1e-3, 1e-2, 1e-1)),
         "SVRG": Axis((0.0005, 0.001, 0.005), below=(0.0001,), above=(0.01, 0.05, 0.1, 0.5)),
     },
     source_rates={
