@@ -989,8 +989,10 @@ def test_no_star_before_all_seeds_nor_for_an_undeclared_response(records: Record
         return {c.name for c in judges.contrasts(records.store, "batch", value) if c.significant}
 
     records.factorial({"batch": {SOURCE: 0.3}}, seeds=[1, 2])
-    assert all(c.bounded for c in judges.contrasts(records.store, "batch"))
+    assert not any(c.bounded for c in judges.contrasts(records.store, "batch"))
     assert not starred(judges.train_loss)
+    row = rows(claims.answer(records.store, claims.judge, {}))[explanation(judges.SOURCE)]
+    assert re.fullmatch(r"\+0\.\d{3} \(2 seeds\)", row[0])
     records.factorial({"batch": {SOURCE: 0.3}})
     assert any(name.startswith(judges.SOURCE) for name in starred(judges.train_loss))
     assert not starred(judges.running_loss)

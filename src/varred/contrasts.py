@@ -13,6 +13,7 @@ from varred.record import Run
 
 Value = Callable[[Run], float]
 LEVEL = 0.05
+LEAST = 3  # seeds of an interval: from two it would be twelve deviations wide
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def paired(name: str, first: Sequence[Run], second: Sequence[Run], value: Value)
         ValueError: they share no seed.
 
     Returns:
-        The contrast of ``value(first) - value(second)``; with a single pair its interval is infinite.
+        The contrast of ``value(first) - value(second)``; with one pair or two its interval is infinite.
     """
     ours = {run.config.seed: value(run) for run in first}
     theirs = {run.config.seed: value(run) for run in second}
@@ -76,7 +77,7 @@ def summarize(name: str, differences: Sequence[float]) -> Contrast:
     """
     values = np.asarray(differences, dtype=float)
     mean, count = float(values.mean()), len(values)
-    if count == 1 or not np.isfinite(values).all():
+    if count < LEAST or not np.isfinite(values).all():
         return Contrast(name, count, mean, -math.inf, math.inf, 1.0)
     error = float(values.std(ddof=1)) / math.sqrt(count)
     if error == 0:
@@ -162,8 +163,8 @@ def block_model(
         value: the response.
 
     Returns:
-        The contrasts that can be estimated; where a cell of theirs has one seed, or no degrees of freedom are left,
-        their intervals are infinite.
+        The contrasts that can be estimated; where a cell of theirs has one seed or two, or no degrees of freedom are
+        left, their intervals are infinite.
     """
     responses = {name: {run.config.seed: value(run) for run in runs} for name, runs in cells.items()}
     responses = {name: own for name, own in responses.items() if own and all(map(math.isfinite, own.values()))}
@@ -189,7 +190,7 @@ def block_model(
         if np.abs(weights - span @ weights).max() > 1e-8:  # no chain of shared seeds connects its cells
             continue
         theta, used = float(weights @ estimate), min(len(responses[cell_name]) for cell_name in coefficients)
-        if not freedom or used < 2:
+        if not freedom or used < LEAST:
             found.append(Contrast(name, used, theta, -math.inf, math.inf, 1.0))
             continue
         error = math.sqrt(residual / freedom * float(weights @ inverse @ weights))

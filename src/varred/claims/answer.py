@@ -62,14 +62,17 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
         "",
         "An effect is a difference in final training loss (nats, on 10,000 fixed images) after the same number of",
         "steps, and so at 2 to 3 times SGD's gradients; positive means worse. All runs of a column have one learning",
-        "rate, selected for SVRG. *Locked*: order and transforms of the images are kept as long as the snapshot;",
-        "*redrawn*: they are drawn anew every epoch; *once*: one snapshot, at the start. *Net*: from SVRG's change we",
-        "subtract that of plain SGD when its order and transforms are kept equally long; the next section shows both.",
-        "Brackets are 95 % intervals from one model a column with seeds as blocks and one residual variance for all",
-        "cells (a cell is one way to run). The cells differ: with batch normalization the loss at the end jumps by",
-        "tenths of a nat from epoch to epoch where draws are renewed, and hardly where they are kept. So *paired*",
-        "gives the interval over seeds that needs no equal variances, and the last row has no other. A star",
-        "marks what is significant in the model after Holm's correction, once all seeds are there.",
+        "rate, selected for SVRG.",
+        "",
+        "- *Locked*: order and transforms of the images are kept as long as the snapshot. *Redrawn*: they are drawn",
+        "  anew every epoch. *Once*: one snapshot, at the start.",
+        "- *Net*: from SVRG's change we subtract that of plain SGD when its order and transforms are kept equally",
+        "  long; the next section shows both.",
+        "- Brackets, from three seeds on, are 95 % intervals from one model a column, with seeds as blocks and one",
+        "  residual variance for all cells (a cell is one way to run); a star marks what is significant in it after",
+        "  Holm's correction. The cells differ: with batch normalization the loss at the end jumps by tenths of a nat",
+        "  from epoch to epoch where draws are renewed, and hardly where they are kept. So *paired* gives the interval",
+        "  over seeds that needs no equal variances. The last row has no other.",
         "",
         f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
         f"{scale.side_epochs} epochs, learning rate {written or 'not decided yet'};",
@@ -207,7 +210,7 @@ def _missing(store: Store, phases: Mapping[str, Sequence[Phase]]) -> list[str]:
 
 
 def _write(contrast: Contrast) -> str:
-    return contrast.written + ("" if contrast.bounded else " (one seed)")
+    return contrast.written + ("" if contrast.bounded else f" ({_seeds(contrast.seeds)})")
 
 
 def _seeds(count: int) -> str:
