@@ -118,10 +118,8 @@ def _deficits(
     store: Store, found: Mapping[Normalization, list[Contrast]], running: Mapping[Normalization, list[Contrast]]
 ) -> list[str]:
     """Return three answers: at equal steps and rate, at rates of their own, and what would repay the cost."""
-    scale, lines = (
-        judges.SCALE,
-        ["At equal steps and one rate, source 000's protocol minus SGD (BN: batch normalization):", ""],
-    )
+    scale = judges.SCALE
+    lines = ["At equal steps and one rate, source 000's protocol minus SGD (BN: batch normalization):", ""]
     for setting in NORMALIZATIONS:
         own = [_effect(store, setting, group[setting], judges.SOURCE) for group in (found, running)]
         lines.append(f"- {judges.label(setting)}: {own[0]} in the final training loss, {own[1]} in the running loss.")
