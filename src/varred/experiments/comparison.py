@@ -158,8 +158,8 @@ class Comparison:
         """Write a selected learning rate, and say so where it is the end of the axis: a better one may lie beyond.
 
         Example:
-            >>> RESNET18.written("SVRG", 0.01), RESNET18.written("SVRG", 0.5)
-            ('0.01', '0.5 (end of our axis)')
+            >>> RESNET18.written("SVRG", 0.01), RESNET18.written("SVRG", 1.0)
+            ('0.01', '1 (end of our axis)')
 
         """
         reach = self.grids[method].reach
@@ -316,7 +316,7 @@ RESNET18 = Comparison(
     grids={
         "SGD": Axis((0.005, 0.01, 0.05, 0.1), below=(0.001, 0.0005), above=(0.5, 1.0)),
         "Adam": Axis((1e-5, 1e-4, 1e-3), below=(1e-6,), above=(1e-2, 1e-1)),
-        "SVRG": Axis((0.0005, 0.001, 0.005, 0.01), below=(0.0001,), above=(0.05, 0.1, 0.5)),
+        "SVRG": Axis((0.0005, 0.001, 0.005, 0.01), below=(0.0001,), above=(0.05, 0.1, 0.5, 1.0)),
     },
     source_rates={
         "batch": {"SGD": 0.05, "Adam": 1e-4, "SVRG": 0.01},  # table 4.5
