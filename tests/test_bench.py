@@ -36,7 +36,9 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_row_that_is_kept_keeps_its_machine(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_names_its_threads_and_one_that_is_kept_keeps_its_machine(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = importlib.util.spec_from_file_location("bench", SOURCE)
     assert spec is not None
     assert spec.loader is not None
@@ -46,15 +48,24 @@ def test_a_row_that_is_kept_keeps_its_machine(path: Path, tmp_path: Path, monkey
     def broken() -> tuple[float, float, float]:
         raise RuntimeError("torchvision does not fit")
 
-    measurements = {"kept": (broken, "at most", 1.0), "new": (lambda: (0.5, 0.4, 0.6), "at most", 1.0)}
+    measurements = {
+        "kept": (broken, "at most", 1.0, 1),
+        "new": (lambda: (0.5, torch.get_num_threads(), 0.6), "at most", 1.0, 1),
+    }
     monkeypatch.setattr(bench, "ROOT", tmp_path)
     monkeypatch.setattr(bench, "MEASUREMENTS", measurements)
     kept = row("kept", OLD)
     path.write_text(json.dumps([kept, row("new", OLD)]))
-    bench.main()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        bench.main()
+    finally:
+        torch.set_num_threads(threads)
     first, second = json.loads(path.read_text())
     assert first == kept
     assert (second["ratio"], second["met"], second["machine"]["torch"]) == (0.5, True, torch.__version__)
+    assert second["machine"]["threads"] == second["least"] == 1
     assert [file.name for file in path.parent.iterdir()] == ["bench.json"]
 
 
