@@ -102,7 +102,7 @@ def browser() -> Iterator[Any]:
         "disable-background-networking",
         "disable-component-update",
         "disable-sync",
-        "window-size=1200,900",
+        "window-size=1280,900",
     ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
@@ -127,7 +127,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_in_the_browser_equations_are_typeset_and_nothing_leaves_the_machine(
+def test_in_the_browser_equations_are_typeset_nothing_is_cut_and_nothing_leaves_the_machine(
     name: str, browser: Any, address: str
 ) -> None:
     browser.get_log("performance")
@@ -143,8 +143,14 @@ def test_in_the_browser_equations_are_typeset_and_nothing_leaves_the_machine(
         failed = browser.execute_script("return document.querySelectorAll('mjx-merror, [data-mjx-error]').length")
         assert typeset >= raw, f"{typeset} of {raw} formulas are typeset"
         assert not failed
-    wide = browser.execute_script("return document.querySelectorAll('div.cell_output:empty').length")
-    assert not wide, "an output area is empty"
+    empty = browser.execute_script("return document.querySelectorAll('div.cell_output:empty').length")
+    assert not empty, "an output area is empty"
+    cut = browser.execute_script(
+        "return [...document.querySelectorAll('.bd-article mjx-container[display=true], .bd-article pre')]"
+        ".filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 2)"
+        ".map(e => [...e.textContent.trim()].slice(0, 40).join(''))"
+    )
+    assert not cut, f"wider than the text: {cut}"
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     outside = [url for url in urls if not url.startswith((address, "data:", "blob:", "chrome:"))]
