@@ -592,12 +592,19 @@ def test_a_difference_without_a_p_value_is_never_significant() -> None:
 
 
 def test_holm_stops_at_the_first_contrast_that_fails() -> None:
-    def marks(*ps: float) -> list[bool]:
+    def marks(*ps: float) -> list[bool | None]:
         return [c.significant for c in holm([Contrast("", 5, 1.0, 0.0, 2.0, p) for p in ps])]
 
     assert marks(0.04, 0.01, 0.02) == [True] * 3
     assert marks(0.03, 0.04) == [False, False]  # against its own threshold the second would pass
     assert marks(0.04, 0.01, 0.03) == [False, True, False]
+
+
+def test_no_contrast_is_marked_before_its_seeds_are_there() -> None:
+    early, late = Contrast("", 3, 1.0, 0.5, 1.5, 1e-3), Contrast("", 5, 1.0, 0.5, 1.5, 1e-3)
+    marked = holm([early, late], planned=5)
+    assert [contrast.significant for contrast in marked] == [None, True]
+    assert tables.differences(marked)["significant (Holm)"].tolist() == ["not decided yet", "yes"]
 
 
 def test_pairs_are_made_by_seed(real: Run) -> None:

@@ -27,7 +27,8 @@ class Contrast:
         low: lower end of the two-sided 95 % Student interval.
         high: upper end.
         p: two-sided p value of a mean of zero.
-        significant: after Holm's correction over the contrasts it was declared with.
+        significant: after Holm's correction over the contrasts it was declared with; None while seeds are missing,
+            since nothing is corrected for looking early.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Contrast:
     low: float
     high: float
     p: float
-    significant: bool = False
+    significant: bool | None = False
 
     @property
     def written(self) -> str:
@@ -112,12 +113,13 @@ def by_seed(
     return summarize(name, values) if values and all(map(math.isfinite, values)) else None
 
 
-def holm(contrasts: Sequence[Contrast], family: int | None = None) -> list[Contrast]:
+def holm(contrasts: Sequence[Contrast], family: int | None = None, planned: int = 0) -> list[Contrast]:
     """Mark the contrasts that are significant at level .05 by Holm's step-down procedure, in the order given.
 
     Args:
         contrasts: that can be estimated.
         family: number of contrasts declared together; those that can't be estimated count as not significant.
+        planned: number of seeds; contrasts on fewer are not marked.
 
     Example:
         >>> marked = holm([Contrast("a", 5, 1, 0, 2, 0.02), Contrast("b", 5, 1, 0, 2, 0.04)])
@@ -131,15 +133,16 @@ def holm(contrasts: Sequence[Contrast], family: int | None = None) -> list[Contr
             break
         marks[i] = True
     return [
-        Contrast(c.name, c.seeds, c.mean, c.low, c.high, c.p, mark) for c, mark in zip(contrasts, marks, strict=True)
+        Contrast(c.name, c.seeds, c.mean, c.low, c.high, c.p, mark if c.seeds >= planned else None)
+        for c, mark in zip(contrasts, marks, strict=True)
     ]
 
 
 def against(
-    runs: Mapping[str, Sequence[Run]], reduced: Sequence[str], others: Sequence[str], value: Value
+    runs: Mapping[str, Sequence[Run]], reduced: Sequence[str], others: Sequence[str], value: Value, planned: int
 ) -> list[Contrast]:
     """Compare each variance-reduced method with each other method, Holm over all of them."""
-    return holm([paired(f"{a} - {b}", runs[a], runs[b], value) for a in reduced for b in others])
+    return holm([paired(f"{a} - {b}", runs[a], runs[b], value) for a in reduced for b in others], planned=planned)
 
 
 def block_model(

@@ -174,7 +174,7 @@ def differences(contrasts: Sequence[Contrast], digits: int = 4) -> pd.DataFrame:
             if np.isfinite(c.low)
             else "one seed" * (c.seeds == 1),
             "p": f"{c.p:.2g}" if np.isfinite(c.low) else "",
-            "significant (Holm)": "yes" if c.significant else "no",
+            "significant (Holm)": "not decided yet" if c.significant is None else "yes" if c.significant else "no",
             "seeds": c.seeds,
         }
         for c in contrasts

@@ -44,7 +44,7 @@ def benchmark_runs(comparison: Comparison, store: Store, normalization: Normaliz
 def final_contrasts(comparison: Comparison, store: Store, normalization: Normalization, value: Value) -> list[Contrast]:
     """Return SVRG against SGD and Adam; empty before the first complete seed."""
     runs = benchmark_runs(comparison, store, normalization)
-    return against(runs, ("SVRG",), OTHERS, value) if runs["SVRG"] else []
+    return against(runs, ("SVRG",), OTHERS, value, _planned(comparison)) if runs["SVRG"] else []
 
 
 def _accuracy(run: Run) -> float:
@@ -107,7 +107,8 @@ def removal_contrasts(store: Store) -> list[Contrast]:
         return []
     seeds = sorted(gains["SVRG"])
     return holm(
-        [summarize(f"gain SVRG - {other}", [gains["SVRG"][s] - gains[other][s] for s in seeds]) for other in OTHERS]
+        [summarize(f"gain SVRG - {other}", [gains["SVRG"][s] - gains[other][s] for s in seeds]) for other in OTHERS],
+        planned=_planned(RESNET18),
     )
 
 
@@ -118,7 +119,9 @@ def equal_cost_contrasts(comparison: Comparison, store: Store) -> list[Contrast]
         final_contrasts(comparison, store, setting, lambda run: value_at(run, run.passes, limit, "test_loss"))
         for setting in NORMALIZATIONS
     ]
-    return holm([contrast for contrasts in found for contrast in contrasts]) if all(found) else []
+    if not all(found):
+        return []
+    return holm([contrast for contrasts in found for contrast in contrasts], planned=_planned(comparison))
 
 
 def equal_cost(store: Store) -> Verdict:

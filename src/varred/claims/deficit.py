@@ -45,7 +45,7 @@ def contrasts(store: Store, normalization: Normalization, value: Value = train_l
     """
     found = block_model(deficit.cells(store, SCALE, normalization), deficit.CONTRASTS, value)
     final = value is train_loss
-    return [replace(c, significant=c.significant and final and c.seeds == len(SCALE.seeds)) for c in found]
+    return [replace(c, significant=(c.significant and final) if c.seeds == len(SCALE.seeds) else None) for c in found]
 
 
 def control(name: str) -> dict[str, float]:

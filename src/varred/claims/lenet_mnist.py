@@ -72,7 +72,7 @@ def early(store: Store) -> Verdict:
 def final_contrasts(store: Store, value: Callable[[Run], float]) -> list[Contrast]:
     """Return the six contrasts of the benchmark; empty before the first complete seed."""
     runs = benchmark_runs(store)
-    return against(runs, REDUCED, OTHERS, value) if _seeds(runs) else []
+    return against(runs, REDUCED, OTHERS, value, len(SCALE.seeds)) if _seeds(runs) else []
 
 
 def test_loss(store: Store) -> Verdict:
@@ -94,7 +94,11 @@ def time_contrasts(store: Store) -> list[Contrast]:
     if not _seeds(runs) or not kinds <= times.keys():
         return []
     limit = timing.seconds(runs["SGD"][0], times)[-1]
-    return against(runs, REDUCED, OTHERS, lambda run: value_at(run, timing.seconds(run, times), limit, "test_loss"))
+
+    def reached(run: Run) -> float:
+        return value_at(run, timing.seconds(run, times), limit, "test_loss")
+
+    return against(runs, REDUCED, OTHERS, reached, len(SCALE.seeds))
 
 
 def time(store: Store) -> Verdict:

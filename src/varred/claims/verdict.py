@@ -86,7 +86,7 @@ def value_at(run: Run, position: Sequence[float], limit: float, curve: str) -> f
 
 def count(contrasts: Sequence[Contrast], sign: int) -> int:
     """Return how many contrasts are significant with the sign."""
-    return sum(c.significant and sign * c.mean > 0 for c in contrasts)
+    return sum(bool(c.significant) and sign * c.mean > 0 for c in contrasts)
 
 
 def write(contrasts: Sequence[Contrast]) -> str:
