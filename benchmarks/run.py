@@ -252,10 +252,7 @@ def usual_loop() -> tuple[float, float, float]:
 
 
 def sweep_of_eight() -> tuple[float, float, float]:
-    """Eight runs, two processes of one thread, against one after another with all cores; starting processes included.
-
-    A run takes about ten seconds; the shortest of the book's takes a minute.
-    """
+    """Eight runs, two processes of one thread, against one after another with all cores; starting them included."""
     sample = {"name": "mnist", "size": "sample"}
     configs = [config(SGD_RULE, data=sample, seed=seed, epochs=60) for seed in range(8)]
 
