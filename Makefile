@@ -7,7 +7,7 @@ CHAPTER ?=
 PRESET ?=
 PARAMS ?=
 RENDERED := _build/site/.rendered
-PAGES := _config.yml _toc.yml book/build.py $(wildcard book/*.md book/*.bib book/_static/* book/text/*.md book/chapters/*.ipynb src/varred/*.py src/varred/*/*.py)
+PAGES := _config.yml _toc.yml book/build.py $(wildcard book/*.md book/*.bib book/_static/* book/text/*.md book/chapters/*.ipynb book/claims.yml book/results/*.json book/results/times/*.json src/varred/*.py src/varred/*/*.py)
 export PARAMS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -42,7 +42,8 @@ unit: $(STAMP)
 	OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore TQDM_DISABLE=1 $(BIN)/python -m pytest book/chapters --nbval --nbval-current-env --nbval-sanitize-with tests/nbval.cfg -n 2 --dist loadfile
 
 smoke: $(STAMP)
-	for chapter in $$($(BIN)/python book/build.py experiments); do \
+	chapters=$$($(BIN)/python book/build.py experiments) && test -n "$$chapters" || exit 1; \
+	for chapter in $$chapters; do \
 		rm -rf .varred/smoke; $(BIN)/python book/build.py run $$chapter --preset smoke || exit 1; \
 	done
 
@@ -64,7 +65,7 @@ student: $(STAMP)
 	$(BIN)/python book/build.py student
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/run.py
+	TQDM_DISABLE=1 $(BIN)/python benchmarks/run.py
 
 verify: $(STAMP)
 	$(BIN)/python -m varred verify

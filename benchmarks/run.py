@@ -208,13 +208,22 @@ def transient_memory() -> tuple[float, float, float]:
     return copies, copies, copies
 
 
+def torchvision_transforms() -> Any:
+    """Return the module; a torchvision that doesn't fit this torch is as good as none."""
+    try:
+        from torchvision import transforms
+    except RuntimeError as error:
+        raise ImportError(f"torchvision does not fit this torch: {error}") from error
+    return transforms
+
+
 class _Images(torch.utils.data.Dataset[tuple[Any, int]]):
     """MNIST as torchvision serves it: a PIL image a sample, ToTensor and Normalize."""
 
     def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         from PIL import Image
-        from torchvision import transforms
 
+        transforms = torchvision_transforms()
         self.inputs, self.targets = inputs[:, 0], targets
         self.image = Image.fromarray
         self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
@@ -270,8 +279,8 @@ def sweep_of_eight() -> tuple[float, float, float]:
 def augmentation() -> tuple[float, float, float]:
     """Images a second: the vectorised crop and flip against torchvision's transforms in a DataLoader, two workers."""
     from PIL import Image
-    from torchvision import transforms
 
+    transforms = torchvision_transforms()
     sample = data.load("cifar10", "sample").train_inputs
     padded = functional.pad(sample, (data.PAD,) * 4).float().permute(0, 2, 3, 1).contiguous().to(DEVICE)
     order = torch.randperm(len(sample)).to(DEVICE)
@@ -333,7 +342,6 @@ MEASUREMENTS: dict[str, tuple[Callable[[], tuple[float, float, float]], str, flo
 
 
 def main() -> None:
-    os.environ["TQDM_DISABLE"] = "1"
     path = ROOT / "book" / "results" / "times" / "bench.json"
     earlier = {row["what"]: row for row in json.loads(path.read_text())} if path.exists() else {}
     machine = {
@@ -347,7 +355,7 @@ def main() -> None:
         torch.set_num_threads(threads)
         try:
             middle, low, high = measure()
-        except (ImportError, RuntimeError) as error:  # torchvision that doesn't fit this torch
+        except ImportError as error:
             print(
                 f"{name:70s} not measured ({error}){': the earlier row is kept' if name in earlier else ''}", flush=True
             )

@@ -29,6 +29,7 @@ from varred.files import write_atomically
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 ROOT = Path(os.environ.get("VARRED_ROOT", Path(__file__).resolve().parents[1]))
 INTERRUPTED = 130  # the status that typer gives to a KeyboardInterrupt
+Jobs = Annotated[int, typer.Option(min=1, help="chapters side by side")]
 TEXT, CHAPTERS, BUILD = ROOT / "book" / "text", ROOT / "book" / "chapters", ROOT / "_build"
 
 
@@ -146,7 +147,7 @@ def execute_all(chosen: list[str], folder: Path, jobs: int) -> None:
 
 @app.command()
 def chapters(
-    chosen: Annotated[list[str] | None, typer.Argument(help="names; all by default")] = None, jobs: int = 2
+    chosen: Annotated[list[str] | None, typer.Argument(help="names; all by default")] = None, jobs: Jobs = 2
 ) -> None:
     """Execute the texts into book/chapters, whose only writer this is."""
     execute_all(_known(chosen or names()), CHAPTERS, jobs)
@@ -156,7 +157,7 @@ def chapters(
 
 
 @app.command()
-def render(jobs: int = 2) -> None:
+def render(jobs: Jobs = 2) -> None:
     """Execute every chapter into _build and render the HTML book there; nothing outside _build changes.
 
     A site that was rendered without a problem holds a file .rendered with the date of the beginning, by which make
@@ -234,7 +235,7 @@ def _values(chapter: str, defaults: dict[str, Any], preset: str, given: list[str
             raise _fail(f"{name!r} is not of the form NAME=VALUE")
         try:
             values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             values[name] = text
     if preset:
         values["preset"] = preset

@@ -46,7 +46,7 @@ def test_a_row_names_its_threads_and_one_that_is_kept_keeps_its_machine(
     spec.loader.exec_module(bench)
 
     def broken() -> tuple[float, float, float]:
-        raise RuntimeError("torchvision does not fit")
+        raise ImportError("torchvision does not fit")
 
     measurements = {
         "kept": (broken, "at most", 1.0, 1),

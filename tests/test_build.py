@@ -166,6 +166,8 @@ def test_a_failed_render_leaves_no_site(root: Path) -> None:
         "book/text/08-svrg.md",
         "book/chapters/08-svrg.ipynb",
         "book/_static/book.css",
+        "book/claims.yml",
+        "book/results/times/bench.json",
     ],
 )
 def test_make_renders_again_what_has_changed(tmp_path: Path, settings: str, source: str) -> None:

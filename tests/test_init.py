@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from varred.init import gradient_quotient, metainit
+from varred.init import gradient_quotient, metainit, relative_cost
 from varred.models import LeNet
 from varred.optim import reference
 
@@ -131,3 +131,28 @@ def test_the_guard_of_the_quotient_is_exact_in_double_precision() -> None:
 def test_a_model_without_trainable_parameters_is_refused() -> None:
     with pytest.raises(ValueError, match="trainable parameters"):
         metainit(nn.Flatten(), (6,), 3, steps=1, batch_size=4)
+
+
+def test_a_gradient_that_does_not_depend_on_the_weights_has_no_hessian() -> None:
+    w, aside = torch.tensor([1.0, -2.0], requires_grad=True), torch.ones(2, requires_grad=True)
+    # g - Hg = g on the first, 0 on the second, which the loss doesn't reach: 0 and 1 in the mean.
+    assert gradient_quotient((3 * w).sum(), [w], eps=1e-12).item() == pytest.approx(0, abs=1e-6)
+    assert gradient_quotient((3 * w).sum(), [w, aside], eps=1e-12).item() == pytest.approx(0.5)
+
+
+def test_metainit_leaves_a_layer_that_the_loss_does_not_reach() -> None:
+    model = network()
+    model.aside = nn.Linear(2, 2).double()
+    model.forward = lambda inputs: model[2](model[1](model[0](inputs)))  # type: ignore[method-assign, operator]
+    before = model.aside.weight.detach().clone()
+    result = metainit(model, (6,), 3, steps=3)
+    assert torch.equal(model.aside.weight, before)
+    first, last = result.norms["0.weight"]
+    assert first != last
+
+
+def test_the_cost_of_a_step_is_that_of_the_trained_weights() -> None:
+    model = network()
+    whole = relative_cost(model, (6,), 3)
+    model[0].weight.requires_grad_(False)
+    assert 0 < relative_cost(model, (6,), 3) != whole

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pytest
 import torch
 from pydantic import ValidationError
@@ -564,6 +565,12 @@ def test_a_sweep_trains_what_is_missing_once(tmp_path: Path) -> None:
     assert len(before) == 2
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
         sweep(configs, store, jobs=0)
+
+
+def test_a_sweep_in_threads_of_this_process_trains_here(tmp_path: Path) -> None:
+    with joblib.parallel_config(backend="threading"):
+        runs = sweep([make(epochs=1, seed=seed) for seed in (0, 1)], Store(tmp_path), jobs=2, execution=CPU)
+    assert [run.config.seed for run in runs] == [0, 1]
 
 
 def test_a_sweep_goes_on_after_a_training_process_was_killed(

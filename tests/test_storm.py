@@ -161,3 +161,31 @@ def test_statistics_and_masks_are_those_of_the_iterate_alone(make_problem: Calla
     assert torch.equal(*draws)
     for ours, theirs in zip(problem.model.buffers(), alone.model.buffers(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("granularity", ["global", "tensor", "coordinate"])
+def test_a_frozen_parameter_stays_and_the_rest_steps_as_if_it_were_not_there(
+    make_problem: Callable[..., Problem], granularity: str
+) -> None:
+    def run(parameters: Callable[[Problem], list[torch.nn.Parameter]]) -> tuple[Problem, STORM]:
+        problem = make_problem()
+        problem.parameters[0].requires_grad_(False)
+        optimizer = STORM(parameters(problem), K, C, W0, granularity)
+        drive(problem, optimizer, SAMPLES[:5])
+        return problem, optimizer
+
+    (problem, optimizer), (alone, _) = run(lambda p: p.parameters), run(lambda p: p.parameters[1:])
+    assert torch.equal(problem.vector(), alone.vector())
+    # Frozen on the way it stays as well, and unfrozen it has no estimate.
+    held = problem.parameters[1].detach().clone()
+    problem.parameters[1].requires_grad_(False)
+    drive(problem, optimizer, SAMPLES[5:8])
+    assert torch.equal(problem.parameters[1], held)
+    problem.parameters[1].requires_grad_(True)
+    with pytest.raises(RuntimeError, match="build a new one"):
+        drive(problem, optimizer, SAMPLES[8:9])
+
+
+def test_complex_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="complex64"):
+        STORM([torch.nn.Parameter(torch.zeros(2, dtype=torch.complex64))])

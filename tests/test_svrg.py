@@ -54,6 +54,8 @@ def test_a_size_taken_from_the_tuple_is_refused(problem: Problem) -> None:
 
     with pytest.raises(TypeError, match="does not say how many samples"):
         plain(problem).snapshot(pairs, closure)
+    with pytest.raises(ValueError, match="a batch of 0 samples"):
+        plain(problem).snapshot([problem.batch(0, torch.arange(0))], problem.closure)
     sized = SVRG(torch.optim.SGD(problem.parameters, lr=1.0), size=lambda pair: len(pair[1]))
     sized.snapshot(pairs, closure)
     mu = torch.cat([g.flatten() for g in sized.full_gradient])
@@ -169,6 +171,8 @@ def test_a_snapshot_of_other_parameters_is_refused_and_changes_nothing(problem: 
             fresh.load_state_dict({**state, "point": point, "alpha": 0.5})
         assert fresh.alpha == 1.0
         assert fresh.snapshot_point == []
+    with pytest.raises(ValueError, match="without the other"):
+        plain(problem).load_state_dict({**state, "full_gradient": []})
 
 
 def test_batch_normalization_statistics_are_those_of_the_iterate_alone(make_problem: Callable[..., Problem]) -> None:
@@ -321,3 +325,21 @@ def test_gradients_that_are_views_of_a_bucket_are_copied() -> None:
         bucket.fill_(value)
         taken += take_gradients([w])
     assert [float(gradient[0]) for gradient in taken] == [1.0, 2.0]
+
+
+def test_a_parameter_unfrozen_after_the_snapshot_asks_for_another(make_problem: Callable[..., Problem]) -> None:
+    problem = make_problem()
+    problem.parameters[0].requires_grad_(False)
+    optimizer = plain(problem)
+    snapshot(problem, optimizer, partition(0))
+    state = copy.deepcopy(optimizer.state_dict())
+    problem.parameters[0].requires_grad_(True)
+    resumed = plain(problem)
+    resumed.load_state_dict(state)
+    for one in (optimizer, resumed):
+        with pytest.raises(RuntimeError, match="unfrozen since the snapshot"):
+            one.step(problem.batch(0, partition(0)[0]), problem.closure)
+    snapshot(problem, optimizer, partition(0))
+    assert problem.parameters[0].detach().equal(optimizer.snapshot_point[0])
+    optimizer.step(problem.batch(0, partition(0)[0]), problem.closure)
+    assert not problem.parameters[0].detach().equal(optimizer.snapshot_point[0])

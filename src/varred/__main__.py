@@ -108,7 +108,7 @@ def measure_times(
     path = timing.times_path(runs.results("cpu"))
     path.parent.mkdir(parents=True, exist_ok=True)
     phases = itertools.chain.from_iterable(
-        experiments.queue(chapter, preset, Store("nowhere")) for preset in presets.split(",")
+        experiments.queue(chapter, preset, runs.results(preset)) for preset in presets.split(",")
     )
     timing.update(
         path, [config for phase in phases for config in phase.configs], Execution(device="cpu", threads=threads)

@@ -24,6 +24,8 @@ def gradient_quotient(loss: Tensor, parameters: Iterable[Tensor], eps: float = 1
     with :math:`g` the gradient and :math:`H` the Hessian over all :math:`N` parameters. :math:`g - Hg` is the Taylor
     form of the gradient after a step of size 1, the one that published code computes.
 
+    A parameter that the loss doesn't reach has :math:`g = Hg = 0` and counts as 1.
+
     Args:
         loss: a scalar whose graph is twice differentiable.
         parameters: the tensors that count, biases included.
@@ -50,9 +52,12 @@ def gradient_quotient(loss: Tensor, parameters: Iterable[Tensor], eps: float = 1
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
     tensors = list(parameters)
-    gradients = torch.autograd.grad(loss, tensors, create_graph=True)
+    gradients = torch.autograd.grad(loss, tensors, create_graph=True, materialize_grads=True)
     half_square = sum((0.5 * g.square().sum() for g in gradients), start=loss.new_zeros(()))
-    products = torch.autograd.grad(half_square, tensors, create_graph=True)
+    if half_square.requires_grad:
+        products = torch.autograd.grad(half_square, tensors, create_graph=True, materialize_grads=True)
+    else:  # the gradient doesn't depend on the parameters: H = 0
+        products = tuple(torch.zeros_like(g) for g in gradients)
     total = loss.new_zeros(())
     for g, product in zip(gradients, products, strict=True):
         signed = eps * torch.where(g.detach() >= 0, torch.ones_like(g), -torch.ones_like(g))
@@ -99,7 +104,7 @@ def relative_cost(model: nn.Module, shape: tuple[int, ...], classes: int) -> flo
         True
 
     """
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     inputs = torch.zeros(2, *shape, device=parameters[0].device, dtype=parameters[0].dtype)
     targets = torch.zeros(2, dtype=torch.long, device=parameters[0].device)
     counts = []
@@ -202,7 +207,7 @@ def metainit(
             if not bool(quotient.isfinite()):
                 raise QuotientError(f"the gradient quotient is {quotient.item()} after {len(quotients)} steps")
             quotients.append(quotient.item())
-            slopes = torch.autograd.grad(quotient, [parameters[name] for name in first])
+            slopes = torch.autograd.grad(quotient, [parameters[name] for name in first], materialize_grads=True)
             with torch.no_grad():
                 for name, slope in zip(first, slopes, strict=True):
                     p = parameters[name]

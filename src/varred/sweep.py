@@ -150,7 +150,8 @@ def _train_one(
     checkpoint = _checkpoint(config, checkpoints)
 
     def stop_alone(epoch: int, epochs: int) -> None:
-        if caller is not None and os.getppid() != caller:  # the sweep was killed: nobody waits for the record
+        # In a process of the sweep's whose sweep was killed, nobody waits for the record.
+        if caller not in (None, os.getpid(), os.getppid()):
             os._exit(1)
 
     with _TRAINING:

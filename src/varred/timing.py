@@ -182,9 +182,10 @@ def read(path: Path) -> dict[str, dict[str, float]]:
         return {}
     try:
         times: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(own, dict) for own in times.values()):
-            raise TypeError("an entry is not an object")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        for name, own in times.items():
+            if not all(isinstance(own[key], int | float) for key in ("step", "snapshot")):
+                raise TypeError(f"{name}: step and snapshot must be numbers")
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise RecordError(f"{path}: not a file of measured times ({error}); restore it or measure again") from error
     return times
 
@@ -206,10 +207,19 @@ def bench_page(path: Path) -> str:
     """Return the table of ``make bench`` as the book shows it; a sentence that says so where there is none.
 
     What rows have in common of the machines that they were measured on is said below, the rest beside each row.
+
+    Raises:
+        RecordError: the file is damaged.
+
     """
     if not path.exists():
         return "Not measured yet: `make bench`.\n"
-    rows = json.loads(path.read_text())
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(f"{path}: not the table of make bench ({error}); restore it or measure again") from error
+    if not rows:
+        return "Not measured yet: `make bench`.\n"
     own = [name for name in rows[0]["machine"] if len({row["machine"][name] for row in rows}) > 1]
     shared = [f"{name} {value}" for name, value in rows[0]["machine"].items() if name not in own]
     heads = ["what", "least / least", "range over rounds", "bound", "", *own]

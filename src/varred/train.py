@@ -377,7 +377,7 @@ class Trainer:
                 rates, momenta = (wide(torch.cat(values)).cpu().numpy() for values in self.optimizer.path())
                 self.state.rates.append(np.quantile(rates, QUANTILES).tolist())
                 self.state.momenta.append(np.quantile(momenta, QUANTILES).tolist())
-                self.state.clipped.append(float((momenta >= 1).mean()))
+                self.state.clipped.append(float((momenta == 1).mean()))
 
     def run(self, checkpoint: Path | None = None, progress: Progress | None = None) -> Run:
         """Train to the end, from the checkpoint if there is one.
@@ -389,9 +389,11 @@ class Trainer:
             progress: called at each epoch's end.
 
         """
-        if checkpoint is not None and checkpoint.exists():
+        if checkpoint is not None:
             try:
                 self.load(checkpoint)
+            except FileNotFoundError:
+                pass  # none yet, or removed by another sweep, which has recorded the run
             except CheckpointError as error:
                 print(f"{error}; it is dropped, and the run starts afresh", flush=True)
                 checkpoint.unlink(missing_ok=True)

@@ -71,7 +71,7 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
         "- Brackets, from three seeds on, are 95 % intervals from one model a column, with seeds as blocks and one",
         "  residual variance for all cells (a cell is one way to run); a star marks what is significant in it after",
         "  Holm's correction. The cells differ: with batch normalization the loss at the end jumps by tenths of a nat",
-        "  from epoch to epoch where draws are renewed, and hardly where they are kept. So *paired* gives the interval",
+        "  from epoch to epoch where draws are renewed, by less where they are kept. So *paired* gives the interval",
         "  over seeds that needs no equal variances. The last row has no other.",
         "",
         f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
@@ -190,8 +190,8 @@ def _controls(store: Store) -> list[str]:
             lines += [
                 "",
                 f"The noise ratio of a frozen, unlocked snapshot {judges.label(setting)} is {min(ratios):.2f} to",
-                f"{max(ratios):.2f} after the first epoch: it is SGD at twice the cost, and its difference from SGD",
-                "there measures chance.",
+                f"{max(ratios):.2f} after the first epoch: from there on it is SGD at twice the cost, and but for that",
+                "epoch its difference from SGD measures chance.",
             ]
     return lines
 

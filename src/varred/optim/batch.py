@@ -51,10 +51,13 @@ def size_of(batch: object) -> int:
 
     Raises:
         TypeError: the batch has no integer attribute ``size``.
+        ValueError: the batch is empty.
 
     """
     size = getattr(batch, "size", None)
-    if isinstance(size, int) and size > 0:
+    if isinstance(size, int):
+        if size < 1:
+            raise ValueError(f"a batch of {size} samples has no mean loss: leave it out")
         return size
     raise TypeError(
         f"a {type(batch).__name__} does not say how many samples it holds: pass a varred.optim.Batch, "

@@ -179,7 +179,7 @@ def adamax(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> Path:
-    r"""AdaMax: Adam with :math:`u \leftarrow \max(\beta_2 u, |g| + \epsilon)` in place of the root (source 003)."""
+    r"""AdaMax: Adam with :math:`u \leftarrow \max(\beta_2 u, |g| + \epsilon)` for the root (003: ``u + eps``)."""
     beta1, beta2 = betas
     path = [w]
     m = torch.zeros_like(w)

@@ -36,15 +36,18 @@ class STORM(Optimizer):
             ``"tensor"``: the norm of each parameter tensor's gradient, so layers have steps of their own.
             ``"coordinate"``: the absolute value of each coordinate.
         clip: keep :math:`a_t \le 1`. Without it the recursion amplifies while the accumulator is small.
-        buffers: ``model.buffers()``; after a step they are those of the evaluation at :math:`w_t` alone.
+        buffers: ``model.buffers()``; after a step they are those of the evaluation at :math:`w_t` alone. Moving a
+            model puts new tensors in their place: move it first, as for torch's optimizers.
 
     Cost: two mini-batch gradients a step (the first step: one). State: :math:`w_{t-1}`, :math:`d_{t-1}` and the
     accumulator (a scalar, a scalar per tensor, or one more copy of the parameters). Gradients must be dense, and the
-    loss not scaled (``GradScaler``): the accumulator would be too.
+    loss not scaled (``GradScaler``): the accumulator would be too. A parameter that a batch's loss doesn't reach has
+    gradient zero there; a frozen one (``requires_grad`` is false) is left out of the step.
 
     Raises:
-        ValueError: a hyper-parameter is out of range, there is a second parameter group, or a parameter has less than
-            single precision, in which the accumulator would stop growing.
+        ValueError: a hyper-parameter is out of range, there is a second parameter group, or a parameter is complex or
+            has less than single precision, in which the accumulator would stop growing.
+        RuntimeError: a parameter has been unfrozen after the first step: there is no estimate of its gradient.
 
     References:
         Cutkosky and Orabona (2019), algorithm 1.
@@ -89,19 +92,18 @@ class STORM(Optimizer):
         return {**super().__getstate__(), "_buffers": self._buffers}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add the first parameter group; a second one is refused, and so are parameters in half precision."""
+        """Add the first parameter group; a second one is refused, and so are half-precision and complex parameters."""
         if self.param_groups:
             raise ValueError("STORM has one step-size rule for all parameters: pass one parameter group")
         super().add_param_group(param_group)
-        for parameter in self.parameters:
-            if torch.finfo(parameter.dtype).bits < 32:
+        for parameter in self.param_groups[0]["params"]:
+            if parameter.is_complex() or torch.finfo(parameter.dtype).bits < 32:
                 raise ValueError(f"STORM needs parameters in float32 or float64, got {parameter.dtype}: use autocast")
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The parameters, in order."""
-        parameters: list[Tensor] = self.param_groups[0]["params"]
-        return parameters
+        """The parameters that are trained, in order."""
+        return [p for p in self.param_groups[0]["params"] if p.requires_grad]
 
     def step(self, batch: Any, closure: Closure) -> Tensor:  # type: ignore[override]
         """Evaluate the batch at the last two iterates, update the estimate, and step.
@@ -118,6 +120,8 @@ class STORM(Optimizer):
         """
         parameters = self.parameters
         started = bool(self.state)
+        if started and self.state.keys() != set(parameters):
+            self._leave_out_frozen(parameters)
         self.zero_grad()
         if started:
             previous = self._column("previous")
@@ -151,6 +155,16 @@ class STORM(Optimizer):
             torch._foreach_addcmul_(parameters, estimate, self._spread(self._rates(sums)), value=-1)
         torch.clear_autocast_cache()  # of weights that have moved
         return loss.detach()
+
+    def _leave_out_frozen(self, parameters: list[Tensor]) -> None:
+        """Forget the state of parameters that are not trained any more; refuse those that have none."""
+        trained = set(parameters)
+        for parameter in [p for p in self.state if p not in trained]:
+            del self.state[parameter]
+        if len(self.state) < len(parameters):
+            raise RuntimeError(
+                "parameters were unfrozen after STORM's first step, which has no estimate for them: build a new one"
+            )
 
     def path(self) -> tuple[list[Tensor], list[Tensor]]:
         r"""Return :math:`(\eta_t, a_{t+1})` as flat tensors, one entry an accumulator per parameter tensor.

@@ -28,7 +28,8 @@ class SVRG:
     Args:
         base: the optimizer that makes the step: any of torch's whose step needs no closure.
         buffers: ``model.buffers()``. Their values after a step are those of the evaluation at :math:`w` alone;
-            a snapshot pass leaves no trace in them.
+            a snapshot pass leaves no trace in them. Moving a model puts new tensors in their place: move it first,
+            as for torch's optimizers.
         alpha: the coefficient of the control variate. 1 is SVRG, 0 is the base optimizer on plain
             mini-batch gradients (at twice the cost).
         size: returns the number of samples of a batch. Needed only for batches without an integer ``size``.
@@ -43,7 +44,7 @@ class SVRG:
     Raises:
         ValueError: ``alpha`` is not finite, or a snapshot is taken over no batches.
         TypeError: a batch does not know its size, or the base optimizer's step needs a closure.
-        RuntimeError: a step comes before the first snapshot, or parameters have been added since.
+        RuntimeError: a step comes before the first snapshot, or parameters have been added or unfrozen since.
 
     References:
         Johnson and Zhang (2013), figure 1; the coefficient: Yin et al. (2025), equation 5.
@@ -81,6 +82,7 @@ class SVRG:
         self._buffers = list(buffers)
         self._point: list[Tensor] = []  # w~
         self._full: list[Tensor] = []  # mu
+        self._trained: list[bool] = []  # which parameters mu is known for
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -130,6 +132,7 @@ class SVRG:
         torch._foreach_div_(full, total)
         self._full = [mean.to(p.dtype) for mean, p in zip(full, parameters, strict=True)]
         self._point = [p.detach().clone() for p in parameters]
+        self._trained = [p.requires_grad for p in parameters]
 
     def step(self, batch: Any, closure: Closure) -> Tensor:
         """Evaluate the batch at the snapshot and at the iterate, correct, and let the base optimizer step.
@@ -147,6 +150,8 @@ class SVRG:
         parameters = self.parameters
         if len(self._point) != len(parameters):
             raise RuntimeError("the base optimizer's parameters are not those of the snapshot: take another one first")
+        if any(p.requires_grad and not known for p, known in zip(parameters, self._trained, strict=True)):
+            raise RuntimeError("a parameter has been unfrozen since the snapshot: take another one first")
         self.zero_grad()
         with preserved(self._buffers, parameters), placed(parameters, self._point), torch.enable_grad():
             closure(batch)
@@ -170,6 +175,7 @@ class SVRG:
             "base": self.base.state_dict(),
             "point": self._point,
             "full_gradient": self._full,
+            "trained": self._trained,
             "alpha": self.alpha,
         }
 
@@ -177,10 +183,12 @@ class SVRG:
         """Restore what :meth:`state_dict` returned; a state without ``alpha`` leaves it as it is.
 
         Raises:
-            ValueError: the snapshot is of other parameters; nothing has been changed then.
+            ValueError: the snapshot is of other parameters, or incomplete; nothing has been changed then.
 
         """
         parameters = self.parameters
+        if bool(state["point"]) != bool(state["full_gradient"]):
+            raise ValueError("the state has one of point and full_gradient without the other")
         for key in ("point", "full_gradient"):
             if state[key] and len(state[key]) != len(parameters):
                 raise ValueError(f"{key} has {len(state[key])} tensors, the optimizer has {len(parameters)} parameters")
@@ -195,3 +203,4 @@ class SVRG:
             [value.detach().to(p, copy=True) for value, p in zip(state[key], parameters, strict=False)]
             for key in ("point", "full_gradient")
         )
+        self._trained = list(state.get("trained", [True] * len(self._point)))
