@@ -259,6 +259,7 @@ class Records:
         accuracy: Mapping[str, float] | None = None,
         loss: Mapping[str, Level] | None = None,
         seeds: Sequence[int] = LENET_SEEDS,
+        training: Mapping[str, Level] | None = None,
     ) -> None:
         for config in lenet_mnist.benchmark(lenet_mnist.scale("cpu", seeds=seeds)):
             method = config.method
@@ -268,6 +269,7 @@ class Records:
                 config,
                 accuracy=0.5 + (accuracy or {}).get(method, 0.0) + error,
                 test=plus(level, 4 + error),
+                **({"training": training[method]} if training else {}),
             )
 
     def word(self, claim: str) -> str:
@@ -900,6 +902,21 @@ def test_the_answer_of_an_empty_store_has_every_row(records: Records) -> None:
     assert "learning rate not decided yet;\nat most 0 of 3 seeds" in answer
     assert "Not measured yet." in answer
     assert answer.endswith("## What has not been run\n\nNothing.\n")
+
+
+def test_the_answer_shows_the_leads_on_sgd_beside_what_is_left_of_them(records: Records) -> None:
+    assert "On LeNet nothing is recorded yet." in claims.answer(records.store, claims.judge, {})
+    # SGD's test loss rises by .002 an epoch to .2; it passes the others' last training loss, .506, in epoch 50 at .1.
+    records.noise = 0.0
+    falling = {**dict.fromkeys(lenet_mnist.METHODS, 0.506), "SGD": plus(linear(-0.0099), 1)}
+    records.lenet({"STORM": 0.1}, {"SGD": linear(0.002)}, training=falling)
+    table = section(claims.answer(records.store, claims.judge, {}), "## Where it wins")
+    assert table["SVRG - SGD"] == [
+        "-0.2000 [-0.2000, -0.2000] *",
+        "-0.1000 [-0.1000, -0.1000]",
+        "+0.0000 [+0.0000, +0.0000]",
+    ]
+    assert table["STORM - SGD"][2].startswith("+0.1000")
 
 
 def test_the_answer_says_what_is_not_run_and_marks_what_is_significant(records: Records) -> None:

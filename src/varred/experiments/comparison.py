@@ -286,7 +286,7 @@ class Comparison:
             )
             # Where this seed is the first to diverge, the seeds before it lack their runs at the next best rate.
             if beside := self.benchmark(scale, self.fallbacks(store, scale), scale.seeds[:count]):
-                yield Phase(f"the next best rate where the selected one diverged, up to seed {seed}", beside)
+                yield Phase("the next best rate where the selected one diverged", beside)
         yield self.rest(scale)
 
 
