@@ -8,7 +8,7 @@ PRESET ?=
 PARAMS ?=
 RENDERED := _build/site/.rendered
 PAGES := _config.yml _toc.yml book/build.py $(wildcard book/*.md book/*.bib book/_static/* book/text/*.md book/chapters/*.ipynb book/claims.yml book/results/*.json book/results/times/*.json src/varred/*.py src/varred/*/*.py)
-export PARAMS
+export CHAPTER PRESET PARAMS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help book test unit smoke site run chapters student bench verify lint constraints clean
@@ -53,10 +53,10 @@ $(RENDERED): $(STAMP) $(PAGES)
 site: $(RENDERED)
 	$(BIN)/python -m pytest tests/test_site.py
 
-# The shell gets PARAMS from the environment: written into the line, its quotes and brackets would be the shell's.
+# The shell gets the values from the environment: written into the line, quotes and brackets would be the shell's.
 run: $(STAMP)
-	@test -n "$(CHAPTER)" || { echo "which chapter? for example: make run CHAPTER=12-lenet-mnist PRESET=smoke" >&2; exit 2; }
-	@$(BIN)/python book/build.py run $(CHAPTER) $(if $(PRESET),--preset $(PRESET)) $(if $(PARAMS),-p "$$PARAMS")
+	@test -n "$$CHAPTER" || { echo "which chapter? for example: make run CHAPTER=12-lenet-mnist PRESET=smoke" >&2; exit 2; }
+	@$(BIN)/python book/build.py run "$$CHAPTER" $(if $(PRESET),--preset "$$PRESET") $(if $(PARAMS),-p "$$PARAMS")
 
 chapters: $(STAMP)
 	$(BIN)/python book/build.py chapters

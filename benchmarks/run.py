@@ -35,7 +35,7 @@ from varred.optim import STORM, SVRG
 from varred.optim.batch import preserved
 from varred.runs import Store
 from varred.sweep import sweep
-from varred.train import Trainer, device_name
+from varred.train import Trainer, device_name, processor_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 100
@@ -346,6 +346,7 @@ def main() -> None:
     earlier = {row["what"]: row for row in json.loads(path.read_text())} if path.exists() else {}
     machine = {
         "device": device_name(DEVICE),
+        "processor": processor_name(),
         "cores": CORES,
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 
@@ -70,7 +71,6 @@ def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (("run", "02-b"), "there is no chapter '02-b': choose among 01-a"),
         (("run", "01-a", "-p", "speed=1"), "01-a has no parameter 'speed': choose among preset, rate, count, names"),
-        (("run", "01-a", "-p", "count=three"), "count must be of type int (default 3), got 'three'"),
         (("run", "01-a", "-p", "count"), "'count' is not of the form NAME=VALUE"),
         (("run", "01-a", "-p", "rate=-1"), "ValueError: rate must not be negative, got -1.0"),
         (("run",), "Missing argument 'chapter'."),
@@ -83,21 +83,74 @@ def test_bad_usage_is_one_line_and_status_2(root: Path, arguments: tuple[str, ..
     assert done.stderr.strip() == message
 
 
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> str:
+    """Variables with which make takes this environment for its own, and finds nothing to install."""
+    stamp = tmp_path / "installed"
+    stamp.touch()
+    return f"-C {ROOT} BIN={Path(sys.executable).parent} STAMP={stamp}"
+
+
+def test_a_check_that_fails_at_a_value_is_one_line(root: Path) -> None:
+    (root / "book" / "text" / "01-a.md").write_text(TEXT.replace("print(preset", "assert count < 5\nprint(preset"))
+    done = call(root, "run", "01-a", "-p", "count=7")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "a check of the chapter fails at these values: assert count < 5"
+
+
+def test_a_value_that_papermill_cannot_hand_over_is_text(root: Path) -> None:
+    done = call(root, "run", "01-a", "-p", "names={1}")
+    assert done.returncode == 0, done.stderr
+    notebook = nbformat.read(root / "_build" / "run" / "01-a.ipynb", as_version=4)
+    assert "cpu 0.1 3 {1}\n" in [output.text for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+@needs_make
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("chapter", "name", "value", "message"),
     [
-        ("seed=-1", "seed must be at least 0 and below 2**63, got -1"),
-        ("count=0", "count must be at least 1 and below 2**63, got 0"),
-        ("count=7", "a check of the chapter fails at these values: assert count < 5"),
+        ("01-finite-sums", "seed", "-1", "seed must be a whole number from 0 and below 2**63, got -1"),
+        ("05-momentum", "steps", "many", "steps must be a whole number from 1 and below 2**63, got 'many'"),
+        (
+            "12-lenet-mnist",
+            "epochs",
+            "three",
+            "epochs must be a whole number from 0 (0: the preset's own), got 'three'",
+        ),
+        ("14-deficit", "device", "tpu", "device: Input should be 'auto', 'cpu', 'cuda' or 'mps', got 'tpu'"),
     ],
 )
-def test_values_that_a_theory_chapter_cannot_bear_are_named(root: Path, value: str, message: str) -> None:
-    text = TEXT.replace('preset = "cpu"', "seed = 0").replace(
-        "print(preset, rate", "assert count < 5\nprint(seed, rate"
+def test_a_wrong_value_has_the_same_line_under_make_run_and_under_papermill(
+    chapter: str, name: str, value: str, message: str, tmp_path: Path, settings: str
+) -> None:
+    environment = {**os.environ, "VARRED_ROOT": str(ROOT)}
+    made = subprocess.run(
+        ["make", *settings.split(), "run", f"CHAPTER={chapter}", f"PARAMS={name}={value}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
-    (root / "book" / "text" / "01-a.md").write_text(text)
-    done = call(root, "run", "01-a", "-p", value)
-    assert (done.returncode, done.stderr.strip()) == (2, message)
+    assert made.returncode != 0
+    assert made.stderr.splitlines()[0] == f"ValueError: {message}"
+    source = tmp_path / f"{chapter}.ipynb"
+    jupytext.write(jupytext.read(ROOT / "book" / "text" / f"{chapter}.md"), source)
+    command = [sys.executable, "-m", "papermill", source.name, "out.ipynb", "-p", name, value]
+    plain = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert plain.returncode != 0
+    assert plain.stderr.strip().splitlines()[-1] == f"ValueError: {message}"
+
+
+@needs_make
+def test_make_run_hands_over_what_it_is_given_and_runs_no_part_of_it(tmp_path: Path, settings: str) -> None:
+    command = ["make", *settings.split(), "run", f"CHAPTER=99; touch {tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.startswith("there is no chapter '99; touch ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_good_parameters_reach_the_notebook_with_their_types(root: Path) -> None:
@@ -115,17 +168,6 @@ def test_help_is_no_error(root: Path, arguments: tuple[str, ...]) -> None:
     done = call(root, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: ")
-
-
-needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> str:
-    """Variables with which make takes this environment for its own, and finds nothing to install."""
-    stamp = tmp_path / "installed"
-    stamp.touch()
-    return f"-C {ROOT} BIN={Path(sys.executable).parent} STAMP={stamp}"
 
 
 @needs_make

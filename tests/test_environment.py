@@ -78,13 +78,18 @@ def test_the_wheel_holds_the_package_alone_and_runs_outside_the_clone(tmp_path: 
         text=True,
         check=True,
     ).stdout.strip()
-    zipfile.ZipFile(wheel).extractall(target)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, str(wheel)],
+        check=True,
+    )
     # torch comes from this environment's packages, varred from the wheel alone.
     site = next(path for path in sys.path if path.endswith("site-packages"))
     code = (
         "import sys, doctest; sys.path.append(sys.argv[1]); import varred.optim.svrg as module; "
         "assert module.__file__.startswith(sys.argv[2]), module.__file__; "
-        "result = doctest.testmod(module); assert result.attempted and not result.failed; print('ok')"
+        "result = doctest.testmod(module); assert result.attempted and not result.failed; "
+        "import varred.data, varred.sweep, varred.claims, varred.experiments, varred.__main__; "
+        "assert varred.data._checksums(); print('ok')"
     )
     done = subprocess.run(
         [python, "-I", "-c", code, site, target], capture_output=True, text=True, cwd=tmp_path, check=False

@@ -6,6 +6,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -14,15 +15,35 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+import nbformat
+import numpy as np
 import pytest
 
 SITE = Path(__file__).parents[1] / "_build" / "site" / "_build" / "html"
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.glob("book/**/*.html")) if SITE.exists() else []
+EXECUTED, COMMITTED = SITE.parents[2] / "executed", SITE.parents[3] / "book" / "chapters"
+CHAPTERS = sorted(path.stem for path in EXECUTED.glob("*.ipynb"))
 NEEDED = "VARRED_CI" in os.environ
 
 
 def absent(reason: str) -> None:
     pytest.fail(reason) if NEEDED else pytest.skip(reason)
+
+
+def pictures(path: Path) -> list[list[tuple[float | str, ...]]]:
+    """What is drawn where: of each picture the texts, and of each line and marker its ends and its bounding box."""
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []) if "nbval-ignore-output" not in cell.metadata.get("tags", []) else []:
+            svg = output.get("data", {}).get("image/svg+xml")
+            if svg:
+                drawn: list[tuple[float | str, ...]] = [(text,) for text in re.findall(r"<!-- (.*?) -->", svg)]
+                for path_data in re.findall(r'<path d="([^"]*)"', svg):
+                    x, y = (np.array(re.findall(r"-?[\d.]+(?:e-?\d+)?", path_data), float).reshape(-1, 2)).T
+                    drawn.append((x[0], y[0], x[-1], y[-1], x.min(), x.max(), y.min(), y.max()))
+                drawn += [(float(x), float(y)) for x, y in re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', svg)]
+                found.append(drawn)
+    return found
 
 
 class Page(HTMLParser):
@@ -43,6 +64,13 @@ class Page(HTMLParser):
             self.links.append(values["href"] or "")
         if tag == "img":
             self.images.append(values)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_the_pictures_are_those_that_are_committed(name: str) -> None:
+    executed, committed = (pictures(folder / f"{name}.ipynb") for folder in (EXECUTED, COMMITTED))
+    assert len(executed) == len(committed)
+    assert executed == [[pytest.approx(one, abs=0.1) for one in drawn] for drawn in committed]
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from varred import claims, experiments, runs, timing
 from varred.config import Execution, explain
 from varred.data import DataError
+from varred.record import Run
 from varred.runs import Store, repository, verify
 from varred.sweep import work_through
 
@@ -41,7 +42,7 @@ def train(
 @app.command("verify")
 def verify_records(
     count: Annotated[int, typer.Option(min=0, help="records to audit, drawn at random; 0 for all")] = 10,
-    whole: Annotated[bool, typer.Option(help="retrain the cheapest run of each network to the end instead")] = False,
+    whole: Annotated[bool, typer.Option(help="retrain the cheapest run of each chapter to the end instead")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
     folder: Annotated[Path | None, typer.Option(help="where the records lie; the book's results by default")] = None,
@@ -53,8 +54,9 @@ def verify_records(
         raise ValueError(f"there are no records in {store.folder}: train some with make run")
     execution = Execution.model_validate({"device": device})
     if whole:
-        cheapest = sorted((r for r in records if not r.diverged), key=lambda r: r.curves.samples[-1], reverse=True)
-        records = list({(r.config.model.name, r.config.data.name): r for r in cheapest}.values())
+        records = _cheapest(store)
+        if not records:
+            raise ValueError(f"no run of a chapter's preset cpu is recorded in {store.folder}: leave out --whole")
     elif count:
         records = random.Random(seed).sample(records, min(count, len(records)))
     held = failures = 0
@@ -72,6 +74,18 @@ def verify_records(
     print(f"{held} of {len(records)} records hold, {len(records) - held - failures} not audited")
     if failures or not held:
         raise typer.Exit(1)
+
+
+def _cheapest(store: Store) -> list[Run]:
+    """Return one recorded run of each chapter that has any, that of the fewest gradients, each run once."""
+    chosen: dict[str, Run] = {}
+    for chapter in experiments.CHAPTERS:
+        configs = [config for phase in experiments.queue(chapter, "cpu", store) for config in phase.configs]
+        runs = [run for run in store.available(configs) if not run.diverged and run.config.identity not in chosen]
+        if runs:
+            run = min(runs, key=lambda run: run.curves.samples[-1])
+            chosen[run.config.identity] = run
+    return list(chosen.values())
 
 
 @app.command()

@@ -48,7 +48,7 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "AdaMax": (BLACK, ":"),
     "SVRG": (VERMILION, "-"),
     "SAGA": (GREEN, "--"),
-    "STORM": (GREEN, "-"),
+    "STORM": (GREEN, (0, (7, 1.5, 1, 1.5))),  # type: ignore[dict-item]
     "MARS": (PURPLE, "-"),
 }
 
@@ -272,8 +272,9 @@ def residual_blocks(blocks: Mapping[str, Residual]) -> Figure:
             stops = [top, *places, bottom]
             for above, below in pairwise(stops):
                 start, end = (x if above != top else 0.54, above), (x if below != bottom else 0.54, below)
+                shrink = 8 if below == bottom else 11  # a box's half height ends before its edge at 8
                 arrow = FancyArrowPatch(
-                    start, end, arrowstyle="-|>", mutation_scale=9, color=GREY, shrinkA=8, shrinkB=8
+                    start, end, arrowstyle="-|>", mutation_scale=9, color=GREY, shrinkA=8, shrinkB=shrink
                 )
                 ax.add_patch(arrow)
             for name, y in zip(names, places, strict=True):
@@ -282,6 +283,10 @@ def residual_blocks(blocks: Mapping[str, Residual]) -> Figure:
         _ = ax.text(0.54, top + 0.01, "input", ha="center", va="center", fontsize=9)
         _ = ax.text(0.54, bottom - 0.01, "+", ha="center", va="center", fontsize=15)
         _ = ax.text(0.54, 0.0, _layer(block.activation), ha="center", va="center", fontsize=9)
+        down = FancyArrowPatch(
+            (0.54, bottom), (0.54, 0.0), arrowstyle="-|>", mutation_scale=7, color=GREY, shrinkA=5, shrinkB=5
+        )
+        ax.add_patch(down)
         ax.set(xlim=(0, 1.05), ylim=(-0.05, 1.08), title=title)
         ax.set_axis_off()
     return figure
@@ -328,7 +333,7 @@ def residual_network(models: Mapping[str, ResNet], shape: tuple[int, int, int]) 
             number = f"{count} blocks" if name == "blocks" and count > 1 else name.rstrip("s") if count == 1 else name
             written = "x".join(map(str, size))
             _ = ax.text((left + x - 0.25) / 2, -0.08, f"{number}\n{written}", ha="center", va="top", fontsize=8)
-            x += 0.3
+            x += 0.45
         parameters = sum(p.numel() for p in model.parameters())
         ax.set(xlim=(-0.3, max(x, 9)), ylim=(-0.35, 1.35))
         ax.set_title(f"{title}: {parameters:,} parameters", loc="left", fontsize=10)
@@ -386,6 +391,8 @@ def noise(ax: Axes, runs: Mapping[str, Run], epoch: int, styles: Mapping[str, Ma
 def noise_by_distance(ax: Axes, runs: Mapping[str, Run], styles: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw SVRG's error over SGD's variance against the distance from the snapshot, one line a run and epoch.
 
+    Markers of lines that aren't solid are hollow.
+
     Args:
         ax: the axes.
         runs: measured runs by label.
@@ -396,7 +403,10 @@ def noise_by_distance(ax: Axes, runs: Mapping[str, Run], styles: Mapping[str, Ma
         for epoch, marker in zip(epochs, itertools.cycle("^so"), strict=False):
             found = sorted((n.distance, n.ratio) for n in run.noise if n.epoch == epoch and n.distance > 0)
             if found:
-                _ = ax.plot(*zip(*found, strict=True), marker=marker, markersize=4, label=label, **styles[label])
+                hollow: dict[str, Any] = {} if styles[label]["linestyle"] == "-" else {"fillstyle": "none"}
+                _ = ax.plot(
+                    *zip(*found, strict=True), marker=marker, markersize=4, label=label, **styles[label], **hollow
+                )
     _limits(ax)
     ax.set(xscale="log", xlabel="distance from the snapshot", ylim=(0, None))
 

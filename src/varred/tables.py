@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -21,12 +22,26 @@ COUNTS = ("its epoch", "passes")  # columns without decimals
 
 
 def recorded(phases: Sequence[Phase], store: Store) -> pd.DataFrame:
-    """Return how many of each phase's runs have a record: what is not there is named, not hidden."""
+    """Return how many of each phase's runs have a record, and how many are missing."""
     rows = [
         {"runs": name, "planned": planned, "recorded": there, "missing": planned - there}
         for name, (planned, there) in progress(phases, store).items()
     ]
     return pd.DataFrame(rows).set_index("runs")
+
+
+def programs(phases: Sequence[Phase], store: Store) -> str:
+    """Return in a line what made the records of a queue: torch, device, threads, and the wall time of all."""
+    runs = {run.config.identity: run for phase in phases for run in store.available(phase.configs)}.values()
+    if not runs:
+        return "no run is recorded yet"
+    counts = Counter((p.torch, p.device, p.threads) for p in (run.provenance for run in runs))
+    made = "; ".join(
+        f"{count} with torch {torch} on {device}, {threads} thread{'s' * (threads > 1)}"
+        for (torch, device, threads), count in sorted(counts.items())
+    )
+    hours = sum(own.steps + own.snapshots + own.evaluation for own in (run.seconds for run in runs)) / 3600
+    return f"records: {made}; {hours:.1f} hours in all, evaluation included"
 
 
 def costs(queues: Mapping[str, Iterable[Phase]], times: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:

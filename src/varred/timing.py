@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from varred.config import Config, Execution, Rule, SVRGRule
 from varred.files import write_atomically
 from varred.optim import SVRG, Batch
 from varred.record import Run
 from varred.runs import RecordError, Store
-from varred.train import Trainer, device_name, training_images
+from varred.train import Trainer, device_name, processor_name, training_images
 
 STEPS = 50
 ROUNDS = 15
@@ -122,6 +124,8 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
             "snapshot": whole if whole < float("inf") else 0.0,
             "device": device_name(trainer.device),
             "threads": trainer.threads,
+            "processor": processor_name(),
+            "torch": str(torch.__version__),
         }
         for own, whole, trainer in zip(steps, snapshots, trainers, strict=True)
     ]
@@ -220,13 +224,21 @@ def bench_page(path: Path) -> str:
         raise RecordError(f"{path}: not the table of make bench ({error}); restore it or measure again") from error
     if not rows:
         return "Not measured yet: `make bench`.\n"
-    own = [name for name in rows[0]["machine"] if len({row["machine"][name] for row in rows}) > 1]
-    shared = [f"{name} {value}" for name, value in rows[0]["machine"].items() if name not in own]
+    names = dict.fromkeys(name for row in rows for name in row["machine"])
+    own = [name for name in names if len({row["machine"].get(name) for row in rows}) > 1]
+    shared = [f"{name} {rows[0]['machine'][name]}" for name in names if name not in own]
     heads = ["what", "least / least", "range over rounds", "bound", "", *own]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         span = f"{row['least']:.3f} to {row['largest']:.3f}"
         met = "met" if row["met"] else "**not met**"
-        cells = [row["what"], f"{row['ratio']:.3f}", span, row["bound"], met, *(str(row["machine"][x]) for x in own)]
+        cells = [
+            row["what"],
+            f"{row['ratio']:.3f}",
+            span,
+            row["bound"],
+            met,
+            *(str(row["machine"].get(x, "not noted")) for x in own),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, *(["", f"All measured on: {', '.join(shared)}."] if shared else [])]) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -596,6 +597,15 @@ def _line(error: BaseException) -> str:
 def device_name(device: torch.device) -> str:
     """Return the device as a record names it, e.g. ``"cpu"`` or ``"cuda: NVIDIA H200"``."""
     return f"cuda: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
+def processor_name() -> str:
+    """Return the processor's name, as the system tells it, e.g. ``"AMD EPYC"``."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def train(

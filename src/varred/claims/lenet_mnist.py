@@ -62,7 +62,7 @@ def early(store: Store) -> Verdict:
         return waiting(name)
     at = {method: mean([value_at(run, run.passes, 20, "test_loss") for run in runs[method]]) for method in runs}
     hits = sum(at[other] < at[reduced] for other in OTHERS for reduced in REDUCED)
-    losses = ", ".join(f"{m} {at[m]:.3f}" for m in lenet.METHODS)
+    losses = ", ".join(f"{m} {at[m]:.4f}" for m in lenet.METHODS)
     reason = f"{hits} of 6 comparisons; test loss at 20 passes: {losses}"
     if _seeds(runs) < len(SCALE.seeds):
         return so_far(name, _seeds(runs), len(SCALE.seeds), reason)

@@ -1,8 +1,12 @@
-"""Checks of the parameters that every experiment chapter takes: one clear line for a wrong value."""
+"""Checks of the parameters that chapters take: one clear line for a wrong value."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+from pydantic import ValidationError
+
+from varred.config import Execution, explain
 
 
 def check(presets: Iterable[str], preset: str, known: Sequence[str], methods: Sequence[str]) -> None:
@@ -28,8 +32,10 @@ def check(presets: Iterable[str], preset: str, known: Sequence[str], methods: Se
         raise ValueError(f"methods must name at least one of {', '.join(known)}, got none")
 
 
-def check_training(train: bool, jobs: int) -> None:
-    """Refuse what is no answer to whether to train (papermill hands over ``no`` as a string), and jobs below 1.
+def check_training(train: bool, jobs: int, device: str) -> None:
+    """Refuse a device that isn't there, jobs below 1, and what is no answer to whether to train.
+
+    Papermill hands over ``no`` as a string.
 
     Raises:
         ValueError: likewise.
@@ -39,6 +45,10 @@ def check_training(train: bool, jobs: int) -> None:
         raise ValueError(f"train must be True or False, got {train!r}")
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise ValueError(f"jobs must be a whole number from 1, got {jobs!r}")
+    try:
+        Execution.model_validate({"device": device}).resolve()
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
 
 
 def check_numbers(seeds: Sequence[int], epochs: int = 0, width: int = 0) -> None:
@@ -58,3 +68,21 @@ def check_numbers(seeds: Sequence[int], epochs: int = 0, width: int = 0) -> None
     for name, value in (("epochs", epochs), ("width", width)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{name} must be a whole number from 0 (0: the preset's own), got {value!r}")
+
+
+def check_sizes(**values: int) -> None:
+    """Refuse a seed that is no whole number from 0, and anything else that is none from 1.
+
+    Raises:
+        ValueError: likewise; torch takes none from 2**63 on.
+
+    Example:
+        >>> check_sizes(seed=0, repetitions=0)
+        Traceback (most recent call last):
+        ValueError: repetitions must be a whole number from 1 and below 2**63, got 0
+
+    """
+    for name, value in values.items():
+        least = 0 if name == "seed" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+            raise ValueError(f"{name} must be a whole number from {least} and below 2**63, got {value!r}")
