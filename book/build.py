@@ -192,8 +192,17 @@ def render(jobs: Jobs = 2) -> None:
     html = site / "_build" / "html"
     # jupyter-book always loads thebe, and writes its settings twice: a console error, and a foreign address for nothing
     scripts = r"\n *<script[^>]*>const THEBE_JS_URL.*?</script>|\n *<script[^>]*sphinx-thebe\.js[^>]*></script>"
+    formula = r'(<span class="math notranslate nohighlight">[^<]*</span>[.,;:)?!]+)'
+    # pydantic's signatures are its own insides: the fields stand below each with their types
+    opened, closed = (rf'<span class="sig-paren">\{bracket}</span>' for bracket in "()")
+    signature = (
+        rf'(<dt class="sig[^"]*" id="varred\.(?:config|record)\.[A-Z]\w*">(?:(?!</dt>).)*?{opened}).*?({closed})'
+    )
     for page in html.rglob("*.html"):
-        page.write_text(re.sub(scripts, "", page.read_text()))
+        text = re.sub(scripts, "", page.read_text())
+        text = re.sub(formula, r'<span class="unbroken">\1</span>', text)
+        text = re.sub(signature, r"\1…\2", text, flags=re.DOTALL)
+        page.write_text(text)
     (site / ".rendered").touch()
     os.utime(site / ".rendered", (began, began))
     print(f"the book is {html / 'index.html'}")

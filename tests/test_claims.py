@@ -1062,3 +1062,11 @@ def test_a_slip_in_the_claims_is_one_line(tmp_path: Path, text: str, message: st
     with pytest.raises(ValueError, match=message) as caught:
         claims.read(path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_answers_running_loss_at_own_rates_is_a_mean(records: Records) -> None:
+    records.benchmark(RESNET18, seeds=[1, 2])
+    rate = records.decide(RESNET18)["batch"]["SGD"]
+    (config,) = RESNET18.benchmark(RESNET18.scale("cpu"), {"batch": {"SGD": rate}}, [2])
+    records.put(config, training=1.5)  # running losses are written twice as large: 2 and 3
+    assert f"SGD, at {rate:g}: 2.500 in 20 passes (2 seeds)" in claims.answer(records.store, claims.judge, {})

@@ -177,3 +177,20 @@ def test_batches_know_their_sizes_and_cover_the_epoch() -> None:
     assert [batch.size for batch in batches] == [8] * 6 + [2]
     assert [batch.index for batch in batches] == list(range(7))
     assert torch.equal(torch.cat([batch.targets for batch in batches]).sort().values, torch.arange(50))
+
+
+def test_draws_are_those_of_the_records() -> None:
+    # If one of these changes, no record can be made again.
+    order, drawn = data.epoch_order(60, seed=1, epoch=2), data.Augmentation.draw(60, seed=1, epoch=2)
+    assert order[:5].tolist() == [25, 58, 29, 41, 56]
+    assert drawn.rows[:5].tolist() == [0, 2, 2, 2, 4]
+    assert drawn.columns[:5].tolist() == [7, 4, 5, 5, 2]
+    assert drawn.flips[:5].tolist() == [True, False, True, True, True]
+    assert data.fold_indices(60, 4, 1)[1][:5].tolist() == [42, 44, 4, 5, 51]
+    assert data.holdout_indices(60, 0.1)[1][:5].tolist() == [31, 33, 1, 34, 29]
+
+
+def test_half_of_the_images_are_flipped_and_shifts_are_independent() -> None:
+    many = data.Augmentation.draw(10_000, seed=0, epoch=0)
+    assert float(many.flips.double().mean()) == pytest.approx(0.5, abs=0.02)
+    assert abs(float(torch.corrcoef(torch.stack([many.rows, many.columns]).double())[0, 1])) < 0.05

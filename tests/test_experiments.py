@@ -696,3 +696,19 @@ def test_the_noise_is_measured_for_the_presets_first_seed_whatever_seeds_are_ask
 
     assert observed([1, 2]) == [True, False]
     assert observed([2]) == [False]  # else recorded runs would be made again
+
+
+def test_metainit_may_start_from_he() -> None:
+    he, both = (weights(small(initialization=rule)) for rule in ({"name": "he"}, {**METAINIT, "start": "he"}))
+    assert all(torch.equal(p, both[name]) for name, p in he.items())
+
+
+def test_metainits_noise_is_the_seeds_own() -> None:
+    rule = MetaInitialization(name="metainit", steps=2, batch_size=8)
+    first, second = (rescale(build_model(small(), (3, 32, 32), 10), rule, (3, 32, 32), 10, seed) for seed in (0, 1))
+    assert first.quotients != second.quotients
+
+
+def test_the_papers_side_experiment_is_as_long_as_its_benchmark() -> None:
+    paper = RESNET101.scale("paper")
+    assert (paper.side_images, paper.side_epochs) == (round(0.95 * 50_000), paper.epochs)

@@ -156,3 +156,16 @@ def test_the_cost_of_a_step_is_that_of_the_trained_weights() -> None:
     whole = relative_cost(model, (6,), 3)
     model[0].weight.requires_grad_(False)
     assert 0 < relative_cost(model, (6,), 3) != whole
+
+
+def test_metainit_leaves_a_tensor_of_norm_0() -> None:
+    model = network()
+    nn.init.zeros_(model[2].weight)
+    assert list(metainit(model, (6,), 3, steps=2, batch_size=4).norms) == ["0.weight"]
+    assert not model[2].weight.any()
+
+
+def test_metainit_moves_no_statistics() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
+    metainit(model, (6,), 3, steps=2, batch_size=4)
+    assert not model[1].running_mean.any()

@@ -446,3 +446,12 @@ def test_snapshot_periods_are_compared_at_220_passes(every_epoch: Curve, word: s
         noise = 0.001 * config.seed * config.optimizer.snapshot.every
         store.add(config, test=lambda epoch, base=base, noise=noise: base(epoch) + noise)
     assert store.word("lenet-snapshot") == word
+
+
+def test_a_seed_in_which_sgd_never_gets_there_leaves_the_claim_open(store: Memory) -> None:
+    training = {**dict.fromkeys(METHODS, falling), **dict.fromkeys(REDUCED, flat(0.1))}
+    store.benchmark(dict.fromkeys(METHODS, ONE), training)
+    assert store.word("lenet-train-loss") != OPEN
+    (config,) = (c for c in lenet.benchmark(lenet.scale("cpu", seeds=[2])) if c.method == "SVRG")
+    store.add(config, training=flat(0.0))
+    assert store.word("lenet-train-loss") == OPEN

@@ -100,3 +100,21 @@ def test_dropout_masks_differ_between_batches_and_agree_within_one(make_problem:
 def test_the_ratio_over_no_noise_is_nan() -> None:
     noise = GradientNoise(sgd=0.0, centred=1.0, offset=0.0, distance=1.0, curvature=1.0, gradient_norm=1.0)
     assert math.isnan(noise.ratio)
+
+
+def test_gradients_that_the_caller_has_left_do_not_count(problem: Problem) -> None:
+    batches = [problem.batch(i, part) for i, part in enumerate(partition(0))]
+    point = [p.detach() + 0.1 for p in problem.parameters]
+    clean = gradient_noise(problem.parameters, point, point, batches, problem.closure)
+    problem.closure(batches[0])
+    assert gradient_noise(problem.parameters, point, point, batches, problem.closure) == clean
+
+
+def test_the_norm_is_the_full_gradients_and_curvature_needs_a_distance(problem: Problem) -> None:
+    batches = [problem.batch(i, part) for i, part in enumerate(partition(3))]
+    here = [p.detach().clone() for p in problem.parameters]
+    away = [p + 0.1 for p in here]
+    noise = gradient_noise(problem.parameters, away, away, batches, problem.closure)
+    exact = problem.gradient(problem.vector(), torch.arange(50)).norm()
+    assert noise.gradient_norm == pytest.approx(float(exact), rel=1e-8)
+    assert math.isnan(gradient_noise(problem.parameters, here, here, batches, problem.closure).curvature)

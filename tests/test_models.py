@@ -67,3 +67,11 @@ def test_an_evaluation_leaves_frozen_layers_frozen() -> None:
 def test_networks_with_auxiliary_outputs_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} has auxiliary outputs"):
         TorchvisionModel(name="torchvision", architecture=name).build((3, 32, 32), 10)
+
+
+@pytest.mark.parametrize("build", [LeNet, MLP])
+def test_normalization_comes_before_the_activation(build: type[nn.Sequential]) -> None:
+    layers = list(build(activation="relu", normalization="batch"))
+    places = [i for i, layer in enumerate(layers) if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    assert places
+    assert all(isinstance(layers[i + 1], nn.ReLU) for i in places)

@@ -161,3 +161,13 @@ def test_streaming_svrg_whose_mega_batch_is_the_whole_set_is_svrg() -> None:
     assert len(streaming) == 21
     assert apart(streaming, svrg) < 1e-14
     assert apart(part, svrg) > 1e-2, "the comparison has no teeth"
+
+
+def test_adagrads_eps_lies_outside_the_root() -> None:
+    w = START.clone().requires_grad_()
+    rule = torch.optim.Adagrad([w], lr=0.1)
+    for _ in range(20):
+        rule.zero_grad()
+        (1e-6 * loss(w)).backward()
+        rule.step()
+    assert (reference.adagrad(lambda w: 1e-6 * gradient(w), START, 20, 0.1)[-1] - w.detach()).abs().max() < 1e-10

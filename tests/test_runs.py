@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import joblib
@@ -23,10 +24,12 @@ from torch import nn
 from varred.__main__ import INTERRUPTED
 from varred.config import Config, Execution, MLPModel, Observation, explain
 from varred.data import DataError, load
+from varred.measure import gradient_noise
+from varred.optim import SVRG
 from varred.record import Curves, Run
-from varred.runs import RecordError, Store, commit, curves, frame, verify
+from varred.runs import RecordError, Store, _losses, commit, curves, frame, verify
 from varred.sweep import Phase, SweepError, _train_one, sweep, work_through
-from varred.train import CheckpointError, Trainer, build_model, evaluate, gradient_computations, train
+from varred.train import CheckpointError, Trainer, _Progress, build_model, evaluate, gradient_computations, train
 
 CPU = Execution(device="cpu", threads=1)
 RULES: dict[str, dict[str, Any]] = {
@@ -317,6 +320,7 @@ def test_records_refuse_what_they_do_not_know_and_what_contradicts_itself(tmp_pa
         ({**whole, "version": 2}, "version"),
         ({**whole, "config": {**whole["config"], "seed": 9}}, "its config is that of run"),
         (with_test(whole, loss=2.0), "its final test loss is not the last of the curve"),
+        (with_test(whole, loss=1.01 * run.final.test.loss), "its final test loss is not the last of the curve"),
         (with_test(whole, accuracy=0.99), "its final test accuracy is not the last of the curve"),
         (with_test(whole, "curves", loss=2.0), "its final test accuracy and losses don't fit"),
         ({**whole, "curves": {**whole["curves"], "test_loss": [1.0]}}, "the curve test_loss has 1 entries"),
@@ -550,8 +554,9 @@ def test_one_image_is_batch_enough_where_every_map_has_several_pixels() -> None:
 def test_frames_hold_every_run_and_every_epoch() -> None:
     runs = [train(make(rule, epochs=2), CPU) for rule in ("SGD", "STORM")]
     assert frame(runs)["method"].tolist() == ["SGD", "STORM"]
+    assert frame(runs)["passes"].tolist() == [run.passes[-1] for run in runs]
     table = curves(runs)
-    assert len(table) == 6
+    assert table["epoch"].tolist() == [0, 1, 2] * 2
     assert table.groupby("method")["passes"].last().round(3).to_dict() == {"SGD": 2.0, "STORM": 3.893}
 
 
@@ -807,6 +812,7 @@ def test_the_recorded_share_is_of_a_equal_to_1(c: float, share: float | None) ->
     eta = 0.1 / (0.1 + sums) ** (1 / 3)
     assert run.path.clipped == [float((c * eta**2 >= 1).double().mean())]
     assert share is None or run.path.clipped == [share]
+    assert run.path.momentum[-1][-1] == pytest.approx(float((c * eta**2).clamp(max=1).max()), rel=1e-5)
     assert run.path.learning_rate[-1][0] == pytest.approx(float(eta.min()), rel=1e-5)
 
 
@@ -858,3 +864,113 @@ def test_through_the_config_alpha_0_is_sgd() -> None:
     zero, one = (losses(name="svrg", base=RULES["SGD"], alpha=alpha) for alpha in (0.0, 1.0))
     assert zero == losses(**RULES["SGD"])
     assert abs(one[-1] / zero[-1] - 1) > 1e-4
+
+
+def test_curve_images_are_a_permutations_first_whatever_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varred.train.CURVE_IMAGES", 50)
+    one, other = (Trainer(make(seed=seed), CPU).parts for seed in (0, 1))
+    assert torch.equal(one.curve[0], other.curve[0])
+    assert not torch.equal(one.curve[0], one.plain_train[0][:50])
+
+
+def test_a_subset_is_no_prefix() -> None:
+    parts, whole = (
+        Trainer(make(data={"name": "mnist", "size": "sample", "subset": count}), CPU).parts for count in (300, 2000)
+    )
+    assert not torch.equal(parts.plain_train[0], whole.plain_train[0][:300])
+
+
+def test_precise_statistics_are_of_the_last_epochs_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(make(model={"name": "mlp", "hidden": (16,), "normalization": "batch"}), CPU)
+    batches, asked = trainer.batches, []
+    monkeypatch.setattr(trainer, "batches", lambda epoch, size=None: (asked.append(epoch), batches(epoch, size))[1])
+    trainer.run()
+    assert asked == [0, 1, 2, 2]
+
+
+def test_dropout_draws_other_masks_in_each_epoch() -> None:
+    trainer, states = Trainer(make(), CPU), []
+    for epoch in (0, 1, 0):
+        trainer.begin(epoch)
+        states.append(torch.get_rng_state())
+    assert torch.equal(states[0], states[2])
+    assert not torch.equal(states[0], states[1])
+
+
+def test_seconds_are_those_of_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, taken = [0.0], SVRG.snapshot
+
+    def snapshot(self: SVRG, *arguments: Any) -> None:
+        clock[0] += 10
+        taken(self, *arguments)
+
+    def measured(*arguments: Any, **options: Any) -> Any:
+        clock[0] += 100
+        return gradient_noise(*arguments, **options)
+
+    monkeypatch.setattr(SVRG, "snapshot", snapshot)
+    monkeypatch.setattr("varred.train.gradient_noise", measured)
+    monkeypatch.setattr("varred.train.time", SimpleNamespace(perf_counter=lambda: clock[0], monotonic=lambda: clock[0]))
+    watch = Observation(epochs=(0,), fractions=(0.5, 1.0))
+    spent = train(make("SVRG"), CPU, observation=watch).seconds
+    assert (spent.steps, spent.snapshots, spent.evaluation) == (0, 20, 200)  # snapshots at epochs 0 and 2
+
+
+def test_twins_differ_and_a_fingerprint_has_20_losses() -> None:
+    run = train(make(epochs=1), CPU)
+    assert len({tuple(_losses(run, CPU, False, twin)) for twin in range(4)}) == 4
+    assert len(train(make(batch_size=8, epochs=1), CPU).fingerprint) == 20
+
+
+def test_a_killed_run_from_metainit_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("varred.train.CHECKPOINT_SECONDS", -1.0)
+    config = make(initialization={"name": "metainit", "steps": 2, "batch_size": 4})
+    whole, checkpoint = train(config, CPU), tmp_path / "run.pt"
+
+    def kill(epoch: int, _: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, CPU, checkpoint=checkpoint, progress=kill)
+    assert essence(train(config, CPU, checkpoint=checkpoint)) == essence(whole)
+
+
+def test_a_checkpoint_holds_all_progress(tmp_path: Path) -> None:
+    trainer, other = Trainer(make(), CPU), Trainer(make(), CPU)
+    seconds = dict.fromkeys(trainer.state.seconds, 2.5)
+    trainer.state = _Progress(epoch=1, samples=300, fingerprint=[1.0], metainit={"samples": 1}, seconds=seconds)
+    trainer.save(tmp_path / "run.pt")
+    other.load(tmp_path / "run.pt")
+    assert vars(other.state) == vars(trainer.state)
+
+
+def test_a_changed_tree_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"rev-parse": "0123456789ab\n", "status": " M src/varred/train.py\n"}
+    monkeypatch.setattr("varred.runs.subprocess.run", lambda arguments, **_: SimpleNamespace(stdout=said[arguments[3]]))
+    assert commit.__wrapped__() == "0123456789ab+changes"
+
+
+def test_two_jobs_have_one_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, asked = make(epochs=1), []
+    run = train(config, CPU)
+    monkeypatch.setattr(
+        "varred.sweep._on_this_machine", lambda configs, execution, *_: (asked.append(execution), iter([run]))[1]
+    )
+    sweep([config], Store(tmp_path), jobs=2)
+    assert asked == [Execution(threads=1)]
+
+
+def test_a_sweep_observes(tmp_path: Path) -> None:
+    watch = Observation(epochs=(0,))
+    (run,) = sweep([make("SVRG", epochs=1)], Store(tmp_path), execution=CPU, observation=watch)
+    assert run.observed(watch)
+
+
+def test_a_sweep_resumes_from_its_checkpoint_and_removes_it(tmp_path: Path) -> None:
+    config, folder = make(), tmp_path / "checkpoints"
+    folder.mkdir()
+    Trainer(config, CPU, commit="first").save(folder / f"{config.identity}.pt")
+    (run,) = sweep([config], Store(tmp_path / "results"), execution=CPU, checkpoints=folder)
+    assert [program.commit for program in run.provenance.earlier] == ["first"]
+    assert list(folder.iterdir()) == []

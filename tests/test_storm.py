@@ -189,3 +189,16 @@ def test_a_frozen_parameter_stays_and_the_rest_steps_as_if_it_were_not_there(
 def test_complex_parameters_are_refused() -> None:
     with pytest.raises(ValueError, match="complex64"):
         STORM([torch.nn.Parameter(torch.zeros(2, dtype=torch.complex64))])
+
+
+def test_gradients_that_the_caller_has_left_do_not_count_and_losses_are_detached(problem: Problem) -> None:
+    start, ends = problem.vector(), []
+    for leave in (problem.model.zero_grad, lambda: problem.closure(problem.batch(0, torch.arange(20)))):
+        problem.load(start)
+        problem.model.zero_grad()
+        optimizer = STORM(problem.parameters, K, C, W0)
+        for part in SAMPLES[:3]:
+            leave()
+            assert not optimizer.step(problem.batch(0, part), problem.closure).requires_grad
+        ends.append(problem.vector())
+    assert torch.equal(*ends)

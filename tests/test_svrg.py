@@ -343,3 +343,37 @@ def test_a_parameter_unfrozen_after_the_snapshot_asks_for_another(make_problem: 
     assert problem.parameters[0].detach().equal(optimizer.snapshot_point[0])
     optimizer.step(problem.batch(0, partition(0)[0]), problem.closure)
     assert not problem.parameters[0].detach().equal(optimizer.snapshot_point[0])
+
+
+def test_gradients_that_the_caller_has_left_do_not_count(problem: Problem) -> None:
+    start, ends = problem.vector(), []
+    for leave in (problem.model.zero_grad, lambda: problem.closure(problem.batch(0, torch.arange(20)))):
+        problem.load(start)
+        problem.model.zero_grad()
+        optimizer = plain(problem)
+        leave()
+        snapshot(problem, optimizer, partition(0))
+        problem.load(start + 0.3)
+        leave()
+        optimizer.step(problem.batch(0, partition(0)[0]), problem.closure)
+        ends.append(problem.vector())
+    assert torch.equal(*ends)
+
+
+def test_a_snapshot_needs_no_grad_mode_and_leaves_the_random_state(make_problem: Callable[..., Problem]) -> None:
+    problem = make_problem(nn.Dropout(0.5))
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        snapshot(problem, plain(problem), partition(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_reference_agrees_for_another_coefficient(problem: Problem) -> None:
+    epochs = [[(part, len(part)) for part in partition(epoch)] for epoch in range(3)]
+    path = reference.svrg(problem.gradient, problem.vector(), epochs, 0.3, alpha=0.5)
+    optimizer = SVRG(torch.optim.SGD(problem.parameters, lr=0.3), alpha=0.5)
+    for parts in epochs:
+        snapshot(problem, optimizer, [part for part, _ in parts])
+        for part, _ in parts:
+            optimizer.step(problem.batch(0, part), problem.closure)
+    assert (problem.vector() - path[-1]).abs().max() < 1e-12

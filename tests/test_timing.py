@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -93,3 +94,15 @@ def test_a_clock_that_ticks_once_a_gradient_reads_what_a_step_costs(monkeypatch:
     found = timing.measure([make(rule) for rule in ("SGD", "SVRG", "STORM")], CPU)
     assert [own["step"] for own in found] == [32, 64, 64]
     assert [own["snapshot"] for own in found] == [0, 1, 0]
+
+
+def test_two_jobs_take_half() -> None:
+    config, times = make(), {timing.kind(make()): OWN}
+    assert timing.estimate([config, config], times, jobs=2) == timing.estimate([config], times)
+
+
+def test_the_least_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(1)
+    monkeypatch.setattr(timing, "_timed", lambda trainer, name, work: (work(), float(next(ticks)))[1])
+    (found,) = timing.measure([make()], CPU)
+    assert found["step"] == 3  # after two to warm up

@@ -53,6 +53,11 @@ METHODS: Mapping[str, tuple[str, str]] = {
 }
 
 
+def boxed_legend(ax: Axes, **options: Any) -> None:
+    """Draw a legend that covers the lines behind it."""
+    ax.legend(frameon=True, facecolor="white", framealpha=1, edgecolor="none", **options)
+
+
 def line(method: str) -> dict[str, Any]:
     """Return the keyword arguments that draw ``method`` the same way in every figure.
 

@@ -21,6 +21,8 @@ Example:
 
 from __future__ import annotations
 
+import ast
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -30,6 +32,24 @@ from torch import Tensor
 FullGradient = Callable[[Tensor], Tensor]
 SampleGradient = Callable[[Tensor, Any], Tensor]
 Path = list[Tensor]
+
+
+def listing(rule: Callable[..., Any]) -> str:
+    """Return a rule's source without its docstring, as the chapters print it.
+
+    Example:
+        >>> for line in listing(gradient_descent).splitlines()[1:]:
+        ...     print(line.strip())
+        path = [w]
+        for _ in range(steps):
+        w = w - learning_rate * gradient(w)
+        path.append(w)
+        return path
+
+    """
+    lines = inspect.getsource(rule).splitlines()
+    docstring = ast.parse("\n".join(lines)).body[0].body[0]  # type: ignore[attr-defined]
+    return "\n".join(lines[: docstring.lineno - 1] + lines[docstring.end_lineno :])
 
 
 def gradient_descent(gradient: FullGradient, w: Tensor, steps: int, learning_rate: float) -> Path:
