@@ -8,6 +8,7 @@ and written to ``book/results/times/bench.json``, which the book shows.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -208,22 +209,19 @@ def transient_memory() -> tuple[float, float, float]:
     return copies, copies, copies
 
 
-def torchvision_transforms() -> Any:
-    """Return the module; a torchvision that doesn't fit this torch is as good as none."""
+def torchvision() -> Any:
+    """Return the package; one that doesn't fit this torch is as good as none."""
     try:
-        from torchvision import transforms
+        return importlib.import_module("torchvision")
     except RuntimeError as error:
         raise ImportError(f"torchvision does not fit this torch: {error}") from error
-    return transforms
 
 
 def usual_loop() -> tuple[float, float, float]:
     """An epoch of 20,000 images, so that starting the workers weighs little, from torchvision's own data set."""
-    from torchvision import datasets
+    transforms = torchvision().transforms
 
-    transforms = torchvision_transforms()
-
-    class Images(datasets.MNIST):  # its __getitem__, on images that are there
+    class Images(torchvision().datasets.MNIST):  # its __getitem__, on images that are there
         def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
             self.data, self.targets, self.target_transform = inputs[:, 0], targets, None
             self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
@@ -271,7 +269,7 @@ def augmentation() -> tuple[float, float, float]:
     """Images a second: the vectorised crop and flip against torchvision's transforms in a DataLoader, two workers."""
     from PIL import Image
 
-    transforms = torchvision_transforms()
+    transforms = torchvision().transforms
     sample = data.load("cifar10", "sample").train_inputs
     padded = functional.pad(sample, (data.PAD,) * 4).float().permute(0, 2, 3, 1).contiguous().to(DEVICE)
     order = torch.randperm(len(sample)).to(DEVICE)
