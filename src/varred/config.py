@@ -254,7 +254,7 @@ class TorchvisionModel(Frozen):
 
 
 class HeInitialization(Frozen):
-    """He's normal initialization of all convolutions and dense layers (fan-in, gain of ReLU); biases zero."""
+    """He's normal initialization of two-dimensional convolutions and dense layers (fan-in, gain of ReLU); biases 0."""
 
     name: Literal["he"]
 
@@ -293,13 +293,18 @@ class Config(Frozen):
         optimizer: the rule and its hyper-parameters.
         batch_size: samples a step.
         epochs: passes of steps over the training images.
-        seed: decides the initial weights, the order and the transforms.
+        seed: decides the initial weights, the order, the transforms, dropout's masks and MetaInit's noise; splits and
+            subsets don't depend on it.
         precision: ``"bfloat16"`` is autocast with float32 weights.
         redraw_order: epochs for which one order is kept.
         redraw_transforms: epochs for which one draw of the transforms is kept.
         redraw_last: the last epoch (from 0) at which either may be redrawn; None for no end. Order and transforms are
             locked to SVRG's snapshot where all three settings are the snapshot's own.
         initialization: of the weights; None is torch's default.
+
+    Raises:
+        ValidationError: a field is unknown, missing or out of range; a fold does not exist; Nesterov's momentum is 0;
+            or ``snapshot.batch_size`` is given where the network may have batch normalization.
 
     Example:
         >>> config = Config(data={"name": "mnist"}, model={"name": "lenet"},

@@ -58,7 +58,7 @@ def paired(name: str, first: Sequence[Run], second: Sequence[Run], value: Value)
         ValueError: they share no seed.
 
     Returns:
-        The contrast of ``value(first) - value(second)``; with one pair or two its interval is infinite.
+        The contrast of ``value(first) - value(second)``.
     """
     ours = {run.config.seed: value(run) for run in first}
     theirs = {run.config.seed: value(run) for run in second}
@@ -69,7 +69,11 @@ def paired(name: str, first: Sequence[Run], second: Sequence[Run], value: Value)
 
 
 def summarize(name: str, differences: Sequence[float]) -> Contrast:
-    """Return mean, interval and p value of paired differences.
+    r"""Return mean, 95 % interval and p value of paired differences.
+
+    .. math:: \bar x \pm t_{.975,\,n-1}\, s / \sqrt n
+
+    From fewer than three, or where one is not finite, the interval is infinite and p is 1.
 
     Example:
         >>> contrast = summarize("a - b", [1.0, 2.0, 3.0])
@@ -114,12 +118,15 @@ def by_seed(
 
 
 def holm(contrasts: Sequence[Contrast], family: int | None = None, planned: int = 0) -> list[Contrast]:
-    """Mark the contrasts that are significant at level .05 by Holm's step-down procedure, in the order given.
+    """Mark the contrasts that are significant at level .05 by Holm's step-down procedure (1979), in the order given.
+
+    The contrast of rank r (from 0) by p, of m declared, is significant while its p is at most .05 / (m - r), and those
+    of all before it were too.
 
     Args:
         contrasts: that can be estimated.
         family: number of contrasts declared together; those that can't be estimated count as not significant.
-        planned: number of seeds; contrasts on fewer are not marked.
+        planned: number of seeds; contrasts on fewer get None.
 
     Example:
         >>> marked = holm([Contrast("a", 5, 1, 0, 2, 0.02), Contrast("b", 5, 1, 0, 2, 0.04)])
@@ -141,7 +148,12 @@ def holm(contrasts: Sequence[Contrast], family: int | None = None, planned: int 
 def against(
     runs: Mapping[str, Sequence[Run]], reduced: Sequence[str], others: Sequence[str], value: Value, planned: int
 ) -> list[Contrast]:
-    """Compare each variance-reduced method with each other method, Holm over all of them."""
+    """Compare each variance-reduced method with each other method, Holm over all of them, on ``planned`` seeds.
+
+    Raises:
+        ValueError: two methods share no seed.
+
+    """
     return holm([paired(f"{a} - {b}", runs[a], runs[b], value) for a in reduced for b in others], planned=planned)
 
 

@@ -58,7 +58,8 @@ class DataSet:
         test_inputs: uint8, as above.
         test_targets: int64, as above.
         classes: the names of the classes.
-        checksum: SHA-256 of all tensors in canonical order.
+        checksum: SHA-256 of training images, training labels, test images and test labels, in canonical order, one
+            byte a label.
 
     """
 
@@ -299,8 +300,9 @@ def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
 
     Example:
         >>> a = torch.rand(1, generator=generator(1, "order", 3))
-        >>> bool(a == torch.rand(1, generator=generator(1, "order", 3)))
-        True
+        >>> keys = ((1, "order", 3), (1, "order", 4), (1, "noise", 3), (2, "order", 3))
+        >>> [bool(a == torch.rand(1, generator=generator(*key))) for key in keys]
+        [True, False, False, False]
 
     """
     return torch.Generator().manual_seed(derived_seed(seed, purpose, *counters))
@@ -319,6 +321,8 @@ def fold_indices(count: int, folds: int, fold: int) -> tuple[Tensor, Tensor]:
         >>> train, held = fold_indices(10, 4, 0)
         >>> len(train), len(held)
         (7, 3)
+        >>> sorted(torch.cat([fold_indices(10, 4, fold)[1] for fold in range(4)]).tolist()) == list(range(10))
+        True
 
     """
     order = torch.randperm(count, generator=generator(0, "folds"))
@@ -328,7 +332,14 @@ def fold_indices(count: int, folds: int, fold: int) -> tuple[Tensor, Tensor]:
 
 
 def holdout_indices(count: int, fraction: float) -> tuple[Tensor, Tensor]:
-    """Return (training, held-out) indices; the held-out part is ``fraction`` of a seeded permutation."""
+    """Return (training, held-out) indices; the held-out part is ``fraction`` of a seeded permutation.
+
+    Example:
+        >>> train, held = holdout_indices(10, 0.3)
+        >>> len(train), len(held), sorted([*train.tolist(), *held.tolist()]) == list(range(10))
+        (7, 3, True)
+
+    """
     order = torch.randperm(count, generator=generator(0, "holdout"))
     held = round(count * fraction)
     return order[held:], order[:held]
@@ -355,7 +366,7 @@ class Augmentation:
     """One draw of pad-and-crop and horizontal flip for every sample: it can be kept, so it can be locked.
 
     Attributes:
-        rows: int64, shape ``(n,)``, the crop's first row in the padded image, 0 to 2 * PAD.
+        rows: int64, shape ``(n,)``, the crop's first row in the padded image, 0 to 8 (twice the padding of 4).
         columns: likewise for columns.
         flips: bool, shape ``(n,)``.
 

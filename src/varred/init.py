@@ -66,7 +66,7 @@ def gradient_quotient(loss: Tensor, parameters: Iterable[Tensor], eps: float = 1
 
 
 def he_normal(model: nn.Module) -> None:
-    r"""Draw all convolutions and dense layers anew from He's normal distribution, in place; biases become zero.
+    r"""Draw two-dimensional convolutions and dense layers anew from He's normal distribution, in place; biases are 0.
 
     .. math:: W \sim \mathcal N(0,\, 2 / \text{fan-in})
 
@@ -172,7 +172,7 @@ def metainit(
         seed: of the noise.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or the model has no trainable parameters.
         QuotientError: the quotient is not finite; the model is left as the steps before made it.
 
     References:
@@ -181,9 +181,11 @@ def metainit(
     Example:
         >>> _ = torch.manual_seed(0)
         >>> net = nn.Sequential(nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 4))
-        >>> result = metainit(net, (20,), 4, steps=20, learning_rate=0.02)
-        >>> sorted(result.norms), len(result.quotients)
-        (['0.weight', '2.weight'], 20)
+        >>> _ = net[0].weight.data.mul_(3), net[2].weight.data.mul_(3)
+        >>> result = metainit(net, (20,), 4, steps=40)
+        >>> before, after = result.norms["0.weight"]
+        >>> sorted(result.norms), len(result.quotients), 0.4 < after / before < 0.7
+        (['0.weight', '2.weight'], 40, True)
 
     """
     if steps < 0 or batch_size < 1 or not learning_rate > 0 or not 0 <= momentum < 1:

@@ -28,14 +28,17 @@ from varred.optim.batch import Closure, Size, placed, preserved, size_of, take_g
 
 @dataclass(frozen=True)
 class GradientNoise:
-    r"""What :func:`gradient_noise` found. All are sums over all parameters.
+    r"""What :func:`gradient_noise` found.
+
+    Variances and ``offset`` are sums over all parameters; the rest are norms over all of them, or their ratio.
 
     Attributes:
         sgd: variance of the mini-batch gradient at :math:`w`.
         centred: variance of the SVRG estimate about its own mean.
         offset: squared distance of that mean from the partition's gradient at :math:`w`.
         distance: :math:`\lVert w - \tilde w \rVert`.
-        curvature: mean over batches of :math:`\lVert g_B(w) - g_B(\tilde w) \rVert / \lVert w - \tilde w \rVert`
+        curvature: mean over batches, weighted by their sizes, of
+            :math:`\lVert g_B(w) - g_B(\tilde w) \rVert / \lVert w - \tilde w \rVert`
             (NaN at the snapshot itself).
         gradient_norm: :math:`\lVert g(w) \rVert`.
     """
@@ -81,10 +84,12 @@ def gradient_noise(
         size: returns the number of samples of a batch.
 
     Raises:
-        ValueError: there are no batches.
+        ValueError: there are no batches, or one is empty.
+        TypeError: a batch does not know its size.
 
     References:
-        Johnson and Zhang (2013), section 2; the protocol: Defazio and Bottou (2019), section 3.
+        Johnson and Zhang (2013), section 2; the protocol: Defazio and Bottou (2019), section 3; distance
+        and curvature: there, section 5 and figure 3.
 
     Example:
         >>> from varred.optim import Batch
@@ -93,11 +98,11 @@ def gradient_noise(
         ...     loss = (w * batch.inputs).square().mean() / 2
         ...     loss.backward()
         ...     return loss
-        >>> samples, zero = torch.tensor([1.0, 3.0]).double(), torch.zeros_like(w)
+        >>> samples, half = torch.tensor([1.0, 3.0]).double(), torch.full_like(w, 0.5)
         >>> batches = [Batch(i, x.view(1), torch.zeros(1)) for i, x in enumerate(samples)]
-        >>> noise = gradient_noise([w], [zero], [zero.clone()], batches, closure)
-        >>> noise.sgd, noise.centred, noise.offset
-        (16.0, 16.0, 0.0)
+        >>> noise = gradient_noise([w], [half], [torch.full_like(w, 2.0)], batches, closure)
+        >>> noise.sgd, noise.centred, noise.offset, noise.curvature
+        (16.0, 4.0, 0.25, 5.0)
     """
     parameters = list(parameters)
     point = [value.detach().clone() for value in snapshot]

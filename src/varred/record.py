@@ -80,7 +80,7 @@ class StepSizes(Frozen):
     Attributes:
         quantiles: the levels.
         learning_rate: one row an epoch, a value per level.
-        momentum: likewise for a.
+        momentum: likewise for :math:`a_{t+1}`.
         clipped: share of entries with a = 1, one an epoch: there the method is SGD.
 
     """
@@ -217,8 +217,8 @@ class Run(Frozen):
             average over one epoch's batches (Wu & Johnson 2021 call it PreciseBN); the running statistics behind
             ``final`` follow the iterate with a lag. None without batch normalization, for a diverged run, and in
             records made before it was kept; left out of the file then.
-        fingerprint: losses of the first 20 steps, by which anyone can audit the record in seconds; empty for a run
-            given up before its first step.
+        fingerprint: losses of the first epoch's first 20 steps, or of all where it has fewer, by which anyone can audit
+            the record in seconds; empty for a run given up before its first step.
         path: of STORM's step sizes; None for other methods.
         noise: of the gradients, where it was asked for.
         metainit: None where the config doesn't ask for it, and where it could not be carried through.
@@ -257,8 +257,8 @@ class Run(Frozen):
     def contradiction(self) -> str | None:
         """Say where the record contradicts itself; None where it doesn't.
 
-        Its curves have one entry for each point, they end with the final values, and a mean loss is that of the rightly
-        and of the wrongly classified images weighted by the accuracy.
+        Its curves have one entry for each point, those of the validation and the test set end with the final values,
+        and a mean loss is that of the rightly and of the wrongly classified images weighted by the accuracy.
         """
         if not self.curves.samples:
             return "its curves are empty"

@@ -89,7 +89,12 @@ class Store:
         return self.path(config).exists()
 
     def missing(self, configs: Iterable[Config], observation: Observation | None = None) -> list[Config]:
-        """Return the configs without a record, or with one that lacks what is asked; each once, in order."""
+        """Return the configs without a record, or with one that lacks what is asked; each once, in order.
+
+        Raises:
+            RecordError: with an observation, a record can't be read or contradicts itself.
+
+        """
         seen = {config.identity: config for config in configs}
         return [
             config
@@ -102,7 +107,7 @@ class Store:
 
         Raises:
             KeyError: there is none.
-            RecordError: it can't be read, or it is of another config.
+            RecordError: it can't be read, is of another config, or contradicts itself.
 
         """
         path = self.path(config)
@@ -111,11 +116,11 @@ class Store:
         return self._read(path)
 
     def available(self, configs: Iterable[Config]) -> list[Run]:
-        """Read the records that are there, in the configs' order."""
+        """Read the records that are there, in the configs' order; errors as in :meth:`get`."""
         return [self.get(config) for config in configs if config in self]
 
     def all(self) -> list[Run]:
-        """Read every record of the folder, in the order of their names."""
+        """Read every record of the folder, in the order of their names; errors as in :meth:`get`."""
         return [self._read(path) for path in sorted(self.folder.glob("*.json"))]
 
     def put(self, run: Run) -> Path:
@@ -154,8 +159,12 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
     """Return one row a run: the config's fields, flattened, and the final values.
 
     Example:
-        >>> frame([]).empty
-        True
+        >>> from varred.train import train
+        >>> config = Config(data={"name": "mnist", "size": "sample", "subset": 100}, model={"name": "lenet"},
+        ...     batch_size=50, optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=2, seed=0)
+        >>> table = frame([train(config, Execution(device="cpu"))])
+        >>> table[["method", "optimizer.learning_rate", "passes"]].values.tolist()
+        [['SGD', 0.1, 2.0]]
 
     """
     rows = []
@@ -197,7 +206,8 @@ class Audit:
     Attributes:
         identity: the run.
         deviation: relative difference between recorded and retrained loss where it is largest against what is
-            allowed; infinite where only one of the two is finite, or one of the two runs ended before the other.
+            allowed; infinite where only one of the two is finite, one of the two runs ended before the other, or a twin
+            parts from the start.
         allowed: there.
 
     """
@@ -218,8 +228,9 @@ def verify(run: Run, execution: Execution | None = None, *, whole: bool = False)
     Rounding differs between machines and numbers of threads, and training amplifies it: a rectifier that rounding
     turns on or off changes the gradient at once. How much is measured, on three twins whose weights are scaled by
     random factors within 1e-6 of 1. Recorded loss number :math:`t` may deviate by a relative 1e-3 (1e-2 across kinds of
-    devices) and 10 times the largest deviation of a twin up to :math:`t`. (One twin may by chance end near the run: of
-    two normal deviations one is 10 times the other in 6 % of cases. That all three do is rare.)
+    devices) and 10 times the largest deviation of a twin up to :math:`t`. From where a
+    twin has no finite loss on, nothing is compared. (One twin may by chance end near the run: of two normal deviations
+    the first is over 10 times the second in 6 % of cases. That all three do is rare.)
 
     Args:
         run: the record.

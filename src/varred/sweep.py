@@ -93,7 +93,7 @@ def sweep(
     Raises:
         ValueError: ``jobs`` is below 1, or the device is not there.
         DataError: the data can't be had.
-        RecordError: the folder of the checkpoints can't be made, or a record can't be written.
+        RecordError: the folder of the checkpoints can't be made, or a record can't be read or written.
         SweepError: runs have failed; raised at the end.
 
     """
@@ -251,6 +251,7 @@ def work_through(
     Raises:
         ValueError: the device is unknown or not there, or ``jobs`` is below 1.
         DataError: the data can't be had.
+        RecordError: as in :func:`sweep`.
         SweepError: runs have failed; raised at the end.
     """
     if jobs < 1:

@@ -556,11 +556,16 @@ def training_images(config: Config) -> int:
 def gradient_computations(config: Config) -> int:
     """Return what a run costs, in gradients of single samples: the record's last count, if the run does not diverge.
 
+    With ``n`` images, ``E`` epochs, ``S`` snapshots and batches of ``b``: ``n (2 E + S)`` for SVRG,
+    ``2 n E - min(b, n)`` for STORM, else ``n E``.
+
     Example:
         >>> config = Config(data={"name": "mnist"}, model={"name": "lenet"}, batch_size=32,
         ...     optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=2, seed=0)
         >>> gradient_computations(config)
         120000
+        >>> gradient_computations(config.replace(optimizer={"name": "storm", "k": 0.1, "c": 100}))
+        239968
     """
     count, rule = training_images(config), config.optimizer
     if isinstance(rule, SVRGRule):
@@ -573,7 +578,20 @@ def gradient_computations(config: Config) -> int:
 
 @torch.no_grad()
 def evaluate(logits: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, targets: Tensor) -> Evaluation:
-    """Return loss, accuracy and confidences over a set, in evaluation mode; the model's mode is put back."""
+    """Return loss, accuracy and confidences over a set, in evaluation mode; the model's mode is put back.
+
+    Args:
+        logits: the forward pass, ``(b, ...)`` to ``(b, classes)``; called on 500 inputs at a time.
+        model: what is put into evaluation mode.
+        inputs: shape ``(n, ...)``.
+        targets: numbers of the classes, int64, shape ``(n,)``.
+
+    Example:
+        >>> outputs = torch.tensor([[3.0, 1.0]] * 2).log()
+        >>> result = evaluate(lambda x: x, nn.Identity(), outputs, torch.tensor([0, 1]))
+        >>> result.accuracy, round(result.confidence_right, 2), round(result.loss_wrong, 4)
+        (0.5, 0.75, 1.3863)
+    """
     with evaluating(model):
         outputs = wide(torch.cat([logits(part) for part in inputs.split(EVALUATION_BATCH)]))
     targets = targets.to(outputs.device)
@@ -622,13 +640,16 @@ def train(
     Args:
         config: the run.
         execution: device, threads, compilation.
-        checkpoint: file to resume from and to save to at epoch ends.
+        checkpoint: file to resume from and to save to at epoch ends, at most once a minute.
         progress: called with (epochs done, epochs) at each epoch's end.
         commit: of the code that trains, for the record.
         observation: what to measure on the way; it changes no bit of the run.
 
     Raises:
-        ValueError: the device is not there, or the config asks for more images than there are.
+        ValueError: the device is not there, or has no float64 where that is asked for; a subset is larger than what is
+            left; a holdout leaves one part empty; a last batch of one image meets batch normalization; torchvision
+            has no such network for these images; or the checkpoint is another run's.
+        OSError: the checkpoint is there and can't be read.
         DataError: the data can't be had.
 
     Example:

@@ -1,4 +1,4 @@
-"""SGD, Adam and SVRG on a residual network, with and without batch normalization: sections 4.2 of source 000.
+"""SGD, Adam and SVRG on a residual network, with and without batch normalization: section 4.2 of source 000.
 
 One experiment, two instances: ResNet18 on CIFAR-10 (chapter 13) and ResNet101 on CIFAR-100 (chapter 15).
 """
@@ -144,8 +144,9 @@ class Comparison:
         return known
 
     def selected(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> float | None:
-        """Return the learning rate of least validation loss at the end; None before it lies between two worse ones.
+        """Return the learning rate of least validation loss at the end.
 
+        None while the search of :func:`varred.experiments.grid.walk` needs runs, and where all that it tried diverged.
         Only the search's own runs count: the rest of the source's grids, run after the benchmark, changes no choice.
         """
         tried, wanted = walk(self.grids[method], self.losses(store, scale, normalization, method))

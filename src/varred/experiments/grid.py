@@ -48,8 +48,9 @@ def candidates(axes: Sequence[Axis]) -> list[Point]:
 
 
 def widening(axes: Sequence[Axis], losses: Mapping[Point, float]) -> list[Point]:
-    """Return the next points beyond an edge that holds the best value; empty if it lies inside or enough was added.
+    """Return the next points beyond an edge that holds the best value.
 
+    Empty if the best lies inside, if enough was added, or while a point of the grid itself is not known.
     One value at a time in the direction of the edge, the other dimensions kept, and not beyond a value that diverged:
     its loss is infinite, so the edge is not the best. An edge is the least or the largest of all values that an axis
     has so far, at whatever point: a point that widening added alone is no edge of the other axes.

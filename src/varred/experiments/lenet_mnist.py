@@ -44,6 +44,8 @@ class Scale:
         side_seeds: of the side experiments (STORM's granularities, SVRG's snapshot period).
         screening_epochs: of the first stage of cross-validation.
         final_epochs: of its second stage; None for a single stage.
+        methods: the optimizers to compare.
+        folds: of the cross-validation.
 
     """
 
@@ -166,7 +168,7 @@ GRIDS: dict[str, tuple[Axis, ...]] = {
 
 
 def base(scale: Scale, optimizer: Rule, seed: int, epochs: int | None = None) -> Config:
-    """Return the chapter's run with an optimizer and a seed: tanh LeNet, batches of 32, 100 epochs."""
+    """Return the chapter's run with an optimizer and a seed: tanh LeNet, batches of 32, the scale's epochs."""
     return Config(
         data=Data(name="mnist", size=scale.size),
         model=LeNetModel(name="lenet"),

@@ -87,7 +87,8 @@ class ResNet(nn.Sequential):
         blocks: number of blocks in each of the four stages.
         block: ``"basic"`` or ``"bottleneck"``.
         width: channels of the first stage; they double at each further one.
-        normalization: ``"none"`` leaves the normalization layers out; convolutions have no bias either way.
+        normalization: ``"batch"`` follows every convolution, projections included; ``"none"`` leaves the normalization
+            layers out; convolutions have no bias either way.
         activation: the non-linearity.
         channels: channels of the image.
         classes: number of outputs (logits).
@@ -98,7 +99,8 @@ class ResNet(nn.Sequential):
         ValueError: an unknown name, or a width below 1.
 
     References:
-        He et al. (2016), with the stem of common CIFAR implementations.
+        He et al. (2016), with the stem of common CIFAR implementations and, as in torchvision, a bottleneck block's
+        stride on its 3 x 3 convolution.
 
     Example:
         >>> sum(p.numel() for p in resnet18().parameters())
@@ -147,7 +149,7 @@ def resnet18(
     channels: int = 3,
     classes: int = 10,
 ) -> ResNet:
-    """Return ResNet18: basic blocks [2, 2, 2, 2]."""
+    """Return ResNet18: basic blocks [2, 2, 2, 2]; arguments, shapes and errors are those of :class:`ResNet`."""
     return ResNet((2, 2, 2, 2), "basic", width, normalization, activation, channels, classes)
 
 
@@ -162,7 +164,7 @@ def resnet101(
     """Return ResNet101: blocks [3, 4, 23, 3].
 
     Bottleneck blocks are the definition of He et al.; with basic blocks it has 68 layers, and is what the public code
-    of source 000's author builds under this name.
+    of source 000's author builds under this name. Arguments, shapes and errors are those of :class:`ResNet`.
 
     Example:
         >>> sum(p.numel() for p in resnet101("basic").parameters())

@@ -9,7 +9,8 @@ Conventions, the same for all:
 - ``gradient(w)`` returns :math:`\nabla F(w)`, ``gradient(w, i)`` returns :math:`\nabla f_i(w)` or, where ``i`` is a
   mini-batch, the mean over it. ``w`` is a float64 tensor.
 - ``samples`` is the sequence of draws :math:`i_1, i_2, \dots`; for methods without draws, ``steps`` is their number.
-- The result is the list of iterates :math:`w_0, w_1, \dots`, the start included.
+- The result is the list of iterates :math:`w_0, w_1, \dots`, the start included; ``whitened_update`` and
+  ``gradient_quotient`` return tensors, and an iterate of ``metainit`` is a list of tensors.
 
 Example:
     >>> import torch
@@ -64,7 +65,7 @@ def gradient_descent(gradient: FullGradient, w: Tensor, steps: int, learning_rat
 def sgd(
     gradient: SampleGradient, w: Tensor, samples: Iterable[Any], learning_rate: float | Callable[[int], float]
 ) -> Path:
-    r"""Stochastic gradients: :math:`w_{k+1} = w_k - \eta_k \nabla f_{i_k}(w_k)` (source 000, equation 2.3).
+    r"""Stochastic gradients: :math:`w_k = w_{k-1} - \eta_k \nabla f_{i_k}(w_{k-1})` (source 000, equation 2.3).
 
     ``learning_rate`` may be a function of the step's number, counted from 1.
     """
@@ -226,6 +227,9 @@ def svrg(
 ) -> Path:
     r"""SVRG (source 000, algorithm 1, with the bound :math:`m` on the inner loop that it means).
 
+    :math:`v = g_B(w) - \alpha (g_B(\tilde w) - \mu)`, with :math:`\mu = \sum_B \frac{|B|}{n} g_B(\tilde w)` at each
+    snapshot :math:`\tilde w`.
+
     Args:
         gradient: ``gradient(w, B)``, the mean gradient over the mini-batch ``B``.
         w: the start.
@@ -255,7 +259,10 @@ def svrg(
 
 
 def sag(gradient: SampleGradient, w: Tensor, samples: Iterable[int], n: int, learning_rate: float) -> Path:
-    r"""SAG, table filled at the start: :math:`w \leftarrow w - \frac{\eta}{n}[g_i - y_i + \sum_j y_j]`; biased."""
+    r"""SAG, table filled at the start: :math:`w \leftarrow w - \frac{\eta}{n}[g_i - y_i + \sum_j y_j]`; biased.
+
+    :math:`y_j` is the table's gradient of sample :math:`j`, of ``n`` (Schmidt et al. 2017).
+    """
     path = [w]
     table = [gradient(w, j) for j in range(n)]
     for i in samples:
@@ -268,7 +275,10 @@ def sag(gradient: SampleGradient, w: Tensor, samples: Iterable[int], n: int, lea
 
 
 def saga(gradient: SampleGradient, w: Tensor, samples: Iterable[int], n: int, learning_rate: float) -> Path:
-    r"""SAGA, table filled at the start: :math:`w \leftarrow w - \eta[g_i - y_i + \frac1n \sum_j y_j]`; unbiased."""
+    r"""SAGA, table filled at the start: :math:`w \leftarrow w - \eta[g_i - y_i + \frac1n \sum_j y_j]`; unbiased.
+
+    :math:`y_j` is the table's gradient of sample :math:`j`, of ``n`` (Defazio et al. 2014).
+    """
     path = [w]
     table = [gradient(w, j) for j in range(n)]
     for i in samples:
@@ -286,8 +296,9 @@ def streaming_svrg(
     megabatches: Iterable[tuple[Sequence[Any], Sequence[Any]]],
     learning_rate: float,
 ) -> Path:
-    r"""Streaming SVRG: the snapshot gradient is a mega-batch mean (source 001, section 6).
+    r"""Streaming SVRG: the snapshot gradient is a mega-batch mean (source 001, section 6, equation 2).
 
+    :math:`w \leftarrow w - \eta\,[g_B(w) - g_B(\tilde w) + \tilde g]`.
     ``megabatches`` yields pairs (the mini-batches of the mega-batch, the inner steps' mini-batches), all of one size.
     Fresh inner batches make streaming SVRG; inner batches out of the mega-batch itself make SCSG.
     """
@@ -315,7 +326,13 @@ def storm(
 ) -> Path:
     r"""STORM (source 000, algorithm 2; Cutkosky and Orabona 2019, algorithm 1).
 
-    ``sections`` are the lengths of the parameter tensors inside the flat ``w``; needed for granularity ``"tensor"``.
+    :math:`d_t = g_t(w_t) + (1-a_t)(d_{t-1} - g_t(w_{t-1}))`, :math:`d_1 = g_1(w_1)`,
+    :math:`\eta_t = k / (w_0 + \sum_{i \le t} G_i^2)^{1/3}`, :math:`a_{t+1} = c\,\eta_t^2`, at most 1 with ``clip``.
+    ``granularity`` is as in :class:`varred.optim.STORM`; ``sections`` are the lengths of the parameter tensors inside
+    the flat ``w``.
+
+    Raises:
+        ValueError: granularity ``"tensor"`` without ``sections``.
     """
     path = [w]
     previous = w
@@ -389,7 +406,10 @@ def mars(
 def quasi_hyperbolic_momentum(
     gradient: SampleGradient, w: Tensor, samples: Iterable[Any], learning_rate: float, beta: float, nu: float
 ) -> Path:
-    r"""Ma and Yarats (2019): step along :math:`(1-\nu) g_t + \nu e_t`, with :math:`e_t` the gradients' mean."""
+    r"""Ma and Yarats (2019): step along :math:`(1-\nu) g_t + \nu e_t`.
+
+    :math:`e_t = \beta e_{t-1} + (1-\beta) g_t`, from 0.
+    """
     path = [w]
     mean = torch.zeros_like(w)
     for i in samples:
@@ -406,7 +426,8 @@ def whitened_update(x: Tensor, g: Tensor, mean: Tensor, alpha: Tensor, beta: Ten
     ``x`` is ``(batch, inputs)``, ``g`` the gradients by the outputs, ``(batch, outputs)``. With angle brackets for the
     mean over the batch, :math:`\delta w_{ij} = \langle \beta_j^2 g_j \alpha_i^2 (x_i - \mu_i) \rangle` and
     :math:`\delta b_j = \langle \beta_j^2 g_j \rangle - \sum_{i \ge 1} \mu_i \delta w_{ij}`; returns
-    :math:`(\delta w, \delta b)`, to be multiplied by :math:`-\eta`.
+    :math:`(\delta w, \delta b)`, of shapes ``(inputs, outputs)`` and ``(outputs,)``, to be multiplied by :math:`-\eta`.
+    ``mean`` and ``alpha`` are ``(inputs,)``, ``beta`` is ``(outputs,)``.
     """
     weight = alpha[:, None] ** 2 * ((x - mean).T @ g / len(x)) * beta**2
     bias = beta**2 * g.mean(0) - mean @ weight

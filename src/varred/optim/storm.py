@@ -53,16 +53,17 @@ class STORM(Optimizer):
         Cutkosky and Orabona (2019), algorithm 1.
 
     Example:
-        >>> w = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
-        >>> def closure(sample):
-        ...     loss = (w - sample).square().sum() / 2
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+        >>> def closure(x):
+        ...     loss = x * w.square().sum() / 2
         ...     loss.backward()
         ...     return loss
-        >>> optimizer = STORM([w], k=0.3, c=10.0)
-        >>> for sample in torch.randn(200, 2, generator=torch.Generator().manual_seed(0)):
-        ...     loss = optimizer.step(sample, closure)
-        >>> bool(w.norm() < 0.5)
-        True
+        >>> optimizer = STORM([w], k=1.0, c=2.0, w0=7.0)
+        >>> for x in (1.0, 2.0):  # eta_1 = 1/2, a_2 = 1/2, d_2 = 1 + (1 - 2) / 2
+        ...     loss = optimizer.step(x, closure)
+        ...     print(round(w.item(), 4))
+        0.5
+        0.2596
 
     """
 
@@ -167,7 +168,9 @@ class STORM(Optimizer):
             )
 
     def path(self) -> tuple[list[Tensor], list[Tensor]]:
-        r"""Return :math:`(\eta_t, a_{t+1})` as flat tensors, one entry an accumulator per parameter tensor.
+        r"""Return :math:`(\eta_t, a_{t+1})`, each a list of one flat tensor a parameter.
+
+        A tensor has one entry, or under ``"coordinate"`` one a coordinate.
 
         Raises:
             RuntimeError: no step has been made.

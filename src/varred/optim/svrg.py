@@ -42,7 +42,7 @@ class SVRG:
     not scaled (``GradScaler``): :math:`\mu` would be too.
 
     Raises:
-        ValueError: ``alpha`` is not finite, or a snapshot is taken over no batches.
+        ValueError: ``alpha`` is not finite, or a snapshot is taken over no batches or an empty one.
         TypeError: a batch does not know its size, or the base optimizer's step needs a closure.
         RuntimeError: a step comes before the first snapshot, or parameters have been added or unfrozen since.
 
@@ -51,16 +51,19 @@ class SVRG:
 
     Example:
         >>> from varred.optim import Batch
-        >>> model = torch.nn.Linear(3, 2)
-        >>> batches = [Batch(i, torch.randn(8, 3), torch.randint(2, (8,))) for i in range(4)]
+        >>> w = torch.nn.Parameter(torch.tensor([1.0]))
         >>> def closure(batch):
-        ...     loss = torch.nn.functional.cross_entropy(model(batch.inputs), batch.targets)
+        ...     loss = (w * batch.inputs).square().mean() / 2
         ...     loss.backward()
         ...     return loss
-        >>> optimizer = SVRG(torch.optim.SGD(model.parameters(), lr=0.1), buffers=model.buffers())
+        >>> batches = [Batch(i, torch.tensor([x]), torch.zeros(1)) for i, x in enumerate((1.0, 3.0))]
+        >>> optimizer = SVRG(torch.optim.SGD([w], lr=0.1))
         >>> optimizer.snapshot(batches, closure)
-        >>> for batch in batches:
+        >>> for batch in batches:  # mu = 5, so v = 1 - (1 - 5), then 4.5 - (9 - 5)
         ...     loss = optimizer.step(batch, closure)
+        ...     print(round(w.item(), 4))
+        0.5
+        0.45
 
     """
 
