@@ -221,13 +221,11 @@ def usual_loop() -> tuple[float, float, float]:
     """An epoch of 20,000 images, so that starting the workers weighs little, from torchvision's own data set."""
     transforms = torchvision().transforms
 
-    class Images(torchvision().datasets.MNIST):  # its __getitem__, on images that are there
-        def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
-            self.data, self.targets, self.target_transform = inputs[:, 0], targets, None
-            self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-
-    source, count = data.load("mnist"), 20_000
-    images = Images(source.train_inputs[:count], source.train_targets[:count])
+    source, count, mnist = data.load("mnist"), 20_000, torchvision().datasets.MNIST
+    images = mnist.__new__(mnist)  # its __getitem__, on images that are there
+    images.data, images.targets = source.train_inputs[:count, 0], source.train_targets[:count]
+    images.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    images.target_transform = None
     model = LeNet().to(DEVICE)
     optimizer = SGD(model.parameters(), lr=0.01)
 

@@ -59,6 +59,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def no_outer_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the makes that tests start know nothing of one that has started the tests."""
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def call(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "VARRED_ROOT": str(root)}
     return subprocess.run(

@@ -183,6 +183,12 @@ def test_a_frozen_parameter_stays_and_the_rest_steps_as_if_it_were_not_there(
     assert torch.equal(problem.parameters[1], held)
     problem.parameters[1].requires_grad_(True)
     with pytest.raises(RuntimeError, match="build a new one"):
+        optimizer.path()
+    with pytest.raises(RuntimeError, match="build a new one"):
+        drive(problem, optimizer, SAMPLES[8:9])
+    for parameter in problem.parameters:
+        parameter.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="nothing to step"):
         drive(problem, optimizer, SAMPLES[8:9])
 
 

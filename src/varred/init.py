@@ -32,7 +32,7 @@ def gradient_quotient(loss: Tensor, parameters: Iterable[Tensor], eps: float = 1
         eps: keeps the denominator away from zero, with the gradient's own sign.
 
     Returns:
-        A scalar tensor.
+        A scalar tensor, differentiable in the parameters; where the gradient doesn't depend on them, a constant.
 
     Raises:
         ValueError: ``eps`` is not positive.
@@ -172,7 +172,7 @@ def metainit(
         seed: of the noise.
 
     Raises:
-        ValueError: an argument is out of range, or the model has no trainable parameters.
+        ValueError: an argument is out of range, or the model has no trainable weight tensor.
         QuotientError: the quotient is not finite; the model is left as the steps before made it.
 
     References:
@@ -197,6 +197,8 @@ def metainit(
     if not parameters:
         raise ValueError("metainit needs a model with trainable parameters")
     first = {n: p.detach().norm() for n, p in parameters.items() if p.dim() >= 2 and bool(p.detach().norm() > 0)}
+    if not first:
+        raise ValueError("metainit needs a trainable weight tensor of two or more dimensions whose norm is not 0")
     memory = {name: torch.zeros_like(norm) for name, norm in first.items()}
     sample = next(iter(parameters.values()))
     noise = torch.Generator().manual_seed(seed)

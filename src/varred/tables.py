@@ -40,7 +40,7 @@ def programs(phases: Sequence[Phase], store: Store) -> str:
         f"{count} with torch {torch} on {device}, {threads} thread{'s' * (threads > 1)}"
         for (torch, device, threads), count in sorted(counts.items())
     )
-    hours = sum(own.steps + own.snapshots + own.evaluation for own in (run.seconds for run in runs)) / 3600
+    hours = sum(sum(run.seconds.model_dump().values()) for run in runs) / 3600
     return f"records: {made}; {hours:.1f} hours in all, evaluation included"
 
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,7 +80,7 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
     a round, a config makes steps for about half a second, 50 at most, and a snapshot pass over half as many batches.
 
     Returns:
-        For each config: seconds per step, seconds per image of a snapshot pass, device and threads.
+        For each config: seconds per step, seconds per image of a snapshot pass, device, threads, processor and torch.
     """
     trainers = [Trainer(_small(config), execution) for config in configs]
     batches, passes = [], []
@@ -187,9 +188,9 @@ def read(path: Path) -> dict[str, dict[str, float]]:
     try:
         times: dict[str, dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
         for name, own in times.items():
-            if not all(isinstance(own[key], int | float) for key in ("step", "snapshot")):
+            if not all(isinstance(own.get(key), int | float) for key in ("step", "snapshot")):
                 raise TypeError(f"{name}: step and snapshot must be numbers")
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RecordError(f"{path}: not a file of measured times ({error}); restore it or measure again") from error
     return times
 
@@ -219,9 +220,12 @@ def bench_page(path: Path) -> str:
     if not path.exists():
         return "Not measured yet: `make bench`.\n"
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        return _bench_table(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"{path}: not the table of make bench ({error}); restore it or measure again") from error
+
+
+def _bench_table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "Not measured yet: `make bench`.\n"
     names = dict.fromkeys(name for row in rows for name in row["machine"])

@@ -288,6 +288,9 @@ class Comparison:
             # Where this seed is the first to diverge, the seeds before it lack their runs at the next best rate.
             if beside := self.benchmark(scale, self.fallbacks(store, scale), scale.seeds[:count]):
                 yield Phase("the next best rate where the selected one diverged", beside)
+        for _ in range(STAGES):  # a next best rate may diverge in its turn
+            if store.missing(beside := self.benchmark(scale, self.fallbacks(store, scale))):
+                yield Phase("the next best rate where the selected one diverged", beside)
         yield self.rest(scale)
 
 

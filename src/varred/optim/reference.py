@@ -49,7 +49,11 @@ def listing(rule: Callable[..., Any]) -> str:
 
     """
     lines = inspect.getsource(rule).splitlines()
-    docstring = ast.parse("\n".join(lines)).body[0].body[0]  # type: ignore[attr-defined]
+    (function,) = ast.parse("\n".join(lines)).body
+    assert isinstance(function, ast.FunctionDef)
+    if ast.get_docstring(function) is None:
+        return "\n".join(lines)
+    docstring = function.body[0]
     return "\n".join(lines[: docstring.lineno - 1] + lines[docstring.end_lineno :])
 
 

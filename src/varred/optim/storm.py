@@ -160,12 +160,14 @@ class STORM(Optimizer):
     def _leave_out_frozen(self, parameters: list[Tensor]) -> None:
         """Forget the state of parameters that are not trained any more; refuse those that have none."""
         trained = set(parameters)
-        for parameter in [p for p in self.state if p not in trained]:
-            del self.state[parameter]
-        if len(self.state) < len(parameters):
+        if not trained:
+            raise RuntimeError("all of STORM's parameters are frozen: there is nothing to step")
+        if not trained <= self.state.keys():
             raise RuntimeError(
                 "parameters were unfrozen after STORM's first step, which has no estimate for them: build a new one"
             )
+        for parameter in [p for p in self.state if p not in trained]:
+            del self.state[parameter]
 
     def path(self) -> tuple[list[Tensor], list[Tensor]]:
         r"""Return :math:`(\eta_t, a_{t+1})`, each a list of one flat tensor a parameter.
@@ -173,11 +175,12 @@ class STORM(Optimizer):
         A tensor has one entry, or under ``"coordinate"`` one a coordinate.
 
         Raises:
-            RuntimeError: no step has been made.
+            RuntimeError: no step has been made, or a parameter has been unfrozen since the first one.
 
         """
         if not self.state:
             raise RuntimeError("no step yet: the step size is known after the first call of step")
+        self._leave_out_frozen(self.parameters)
         rates = self._rates(self._sums())
         return [r.flatten() for r in self._spread(rates)], [a.flatten() for a in self._spread(self._momenta(rates))]
 

@@ -200,10 +200,13 @@ class SVRG:
                     raise ValueError(
                         f"{key}[{place}] has shape {tuple(value.shape)}, the parameter has {tuple(parameter.shape)}"
                     )
+        trained = list(state.get("trained", [True] * len(state["point"])))
+        if len(trained) != len(state["point"]):
+            raise ValueError(f"trained has {len(trained)} entries, the snapshot has {len(state['point'])} tensors")
         self.base.load_state_dict(state["base"])
         self.alpha = state.get("alpha", self.alpha)
         self._point, self._full = (
             [value.detach().to(p, copy=True) for value, p in zip(state[key], parameters, strict=False)]
             for key in ("point", "full_gradient")
         )
-        self._trained = list(state.get("trained", [True] * len(self._point)))
+        self._trained = trained
