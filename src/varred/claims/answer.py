@@ -77,7 +77,7 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
         "- Brackets, from three seeds on, are 95 % intervals from one model a column, with seeds as blocks and one",
         "  residual variance for all cells (a cell is one way to run); a star marks what is significant in it after",
         "  Holm's correction. The cells differ: with batch normalization the loss at the end jumps by tenths of a nat",
-        "  from epoch to epoch where draws are renewed, by less where they are kept. So *paired* gives the interval",
+        "  from epoch to epoch, mostly by less where draws are kept. So *paired* gives the interval",
         "  over seeds that needs no equal variances. The last row has no other.",
         "",
         f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
