@@ -1023,7 +1023,7 @@ def test_a_star_of_the_pooled_model_that_pairing_does_not_bear_out_is_named(reco
     records.put(config, training=level - 0.25)  # this cell alone is noisy: the seven others pool it away
     verdict = records.verdict("deficit-source")
     assert verdict.word == HOLDS
-    assert "0 lies within the interval paired by seed of deficit of the source's protocol" in verdict.reason
+    assert "0 lies within the interval paired by seed of deficit of the public code's protocol" in verdict.reason
 
 
 def test_a_net_effect_is_svrgs_change_and_the_controls(records: Records) -> None:

@@ -51,6 +51,8 @@ def page(path: Path, store: Store) -> str:
         "before the runs it judges; the verdicts are computed from the run records, and say whether the criterion is",
         "met: where a claim is our own question, *holds* is a yes to the criterion. *Not shown*: the records decide",
         "neither way. *Not decided yet*: runs are missing, or some have diverged; then more seeds can't decide it.",
+        "A claim is our paraphrase of a source, frozen with its criterion: the source hedges most of its sentences",
+        "(*seems to*), and what a claim calls a reading, a question or what is not shown is ours.",
         "Brackets are 95 % intervals of single contrasts; a star marks what is significant after Holm's correction, so",
         "an interval may exclude 0 without a star.",
         "This page is written by `python -m varred pages`; a test holds it to the records.",

@@ -23,7 +23,7 @@ EXPLANATIONS = {
     "unlocking, once": ("unlocked order and transforms, frozen snapshot, net", "deficit-unlocking"),
     "deficit with a frozen": ("**the deficit of a frozen snapshot**: once, redrawn, minus SGD", ""),
     "unlocking, every 5": ("unlocked order and transforms, snapshot every 5 epochs, net", "deficit-unlocking"),
-    judges.SOURCE: ("**the deficit of the source's protocol**: every 5, redrawn, minus SGD", "deficit-source"),
+    judges.SOURCE: ("**the deficit of the public code's protocol**: every 5, redrawn, minus SGD", "deficit-source"),
 }
 
 
@@ -145,7 +145,7 @@ def _leads(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
             lines.append(f"| {' | '.join([loss.name, *own])} |")
     verdicts = [judge(f"lenet-{name}", store) for name in ("test-loss", "accuracy", "time", "train-loss")]
     told = ", ".join(f"`{verdict.claim}` {verdict.word}" for verdict in verdicts)
-    scope = "on SGD, Adam and AdaGrad (the last on SGD alone)"
+    scope = "on SGD, Adam and AdaGrad (the last, our own reading, on SGD alone)"
     return [*lines, "", f"The verdicts, {scope}: {told} ([criteria and reasons](claims.md))."]
 
 
@@ -159,7 +159,11 @@ def _deficits(
 ) -> list[str]:
     """Return three answers: at equal steps and rate, at rates of their own, and what would repay the cost."""
     scale = judges.SCALE
-    lines = ["At equal steps and one rate, source 000's protocol minus SGD (BN: batch normalization):", ""]
+    lines = [
+        "At equal steps and one rate, SVRG as the public code of 000's author means to run it (a snapshot every 5",
+        "epochs, draws renewed every epoch) minus SGD (BN: batch normalization):",
+        "",
+    ]
     for setting in NORMALIZATIONS:
         own = [_effect(store, setting, group[setting], judges.SOURCE) for group in (found, running)]
         lines.append(f"- {judges.label(setting)}: {own[0]} in the final training loss, {own[1]} in the running loss.")

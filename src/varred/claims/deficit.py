@@ -25,7 +25,7 @@ from varred.record import Noise, Run
 from varred.runs import Store
 
 SCALE = RESNET18.scale("cpu")
-SOURCE = "deficit of the source's protocol"
+SOURCE = "deficit of the public code's protocol"
 
 
 def train_loss(run: Run) -> float:

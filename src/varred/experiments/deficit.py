@@ -82,7 +82,7 @@ CONTRASTS: Mapping[str, Mapping[str, float]] = {
         "SGD": -1,
         "SGD, kept 5 epochs": 1,
     },
-    "deficit of the source's protocol: every 5 redrawn - SGD": {"SVRG every 5, redrawn": 1, "SGD": -1},
+    "deficit of the public code's protocol: every 5 redrawn - SGD": {"SVRG every 5, redrawn": 1, "SGD": -1},
 }
 """Declared before the runs; "net" subtracts what keeping order and transforms equally long does to plain SGD.
 
