@@ -622,7 +622,7 @@ def test_the_deficits_split_without_remainder() -> None:
         return {cell: weight for cell, weight in cells.items() if weight}
 
     assert total("estimator", "staleness", "freezing", "unlocking, once") == total("deficit with a frozen")
-    assert total("estimator", "staleness", "unlocking, every 5") == total("deficit of the source")
+    assert total("estimator", "staleness", "unlocking, every 5") == total("deficit of the public code")
 
 
 def test_intervals_are_written_low_to_high_with_their_star() -> None:
