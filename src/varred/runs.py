@@ -160,8 +160,9 @@ def frame(runs: Sequence[Run]) -> pd.DataFrame:
 
     Example:
         >>> from varred.train import train
-        >>> config = Config(data={"name": "mnist", "size": "sample", "subset": 100}, model={"name": "lenet"},
-        ...     batch_size=50, optimizer={"name": "sgd", "learning_rate": 0.1}, epochs=2, seed=0)
+        >>> config = Config(
+        ...     data={"name": "mnist", "size": "sample", "subset": 100}, model={"name": "lenet"},
+        ...     optimizer={"name": "sgd", "learning_rate": 0.1}, batch_size=50, epochs=2, seed=0)
         >>> table = frame([train(config, Execution(device="cpu"))])
         >>> table[["method", "optimizer.learning_rate", "passes"]].values.tolist()
         [['SGD', 0.1, 2.0]]
