@@ -1070,3 +1070,15 @@ def test_the_answers_running_loss_at_own_rates_is_a_mean(records: Records) -> No
     (config,) = RESNET18.benchmark(RESNET18.scale("cpu"), {"batch": {"SGD": rate}}, [2])
     records.put(config, training=1.5)  # running losses are written twice as large: 2 and 3
     assert f"SGD, at {rate:g}: 2.500 in 20 passes (2 seeds)" in claims.answer(records.store, claims.judge, {})
+
+
+def test_one_pass_of_the_queue_leaves_no_run_at_a_next_best_rate_out(records: Records) -> None:
+    scale, rate = RESNET18.scale("cpu"), records.decide(RESNET18)["none"]["SVRG"]
+    for phase in RESNET18.queue(scale, records.store):
+        for config in phase.configs:
+            if config not in records.store:
+                selected = config in RESNET18.benchmark(scale, {"none": {"SVRG": rate}}, [2])  # the first to diverge
+                records.put(config, diverged=0 if selected else None)
+    beside = RESNET18.benchmark(scale, RESNET18.fallbacks(records.store, scale))
+    assert [config.seed for config in beside] == [1, 2, 3]
+    assert records.store.missing(beside) == []

@@ -402,6 +402,21 @@ class Observation(Frozen):
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
+def execution(device: str, threads: int | None = None) -> Execution:
+    """Return where and how a run executes, the device being there; a wrong value is one line.
+
+    Raises:
+        ValueError: the device is unknown or not there.
+
+    """
+    try:
+        chosen = Execution.model_validate({"device": device, "threads": threads})
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+    chosen.resolve()
+    return chosen
+
+
 class Execution(Frozen):
     """How a run is executed: it changes rounding and time, not the experiment, so it is no part of the identity.
 

@@ -277,7 +277,7 @@ def residual_blocks(blocks: Mapping[str, Residual]) -> Figure:
             stops = [top, *places, bottom]
             for above, below in pairwise(stops):
                 start, end = (x if above != top else 0.54, above), (x if below != bottom else 0.54, below)
-                shrink = 8 if below == bottom else 11  # a box's half height ends before its edge at 8
+                shrink = 8 if below == bottom else 11  # else the head lies under the box
                 arrow = FancyArrowPatch(
                     start, end, arrowstyle="-|>", mutation_scale=9, color=GREY, shrinkA=8, shrinkB=shrink
                 )

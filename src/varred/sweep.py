@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import joblib
-from pydantic import ValidationError
 from tqdm import tqdm
 
 from varred import data
-from varred.config import Config, Device, Execution, Observation, explain
+from varred.config import Config, Device, Execution, Observation, execution
 from varred.files import remove_stale
 from varred.record import Run
 from varred.runs import RecordError, Store, commit
@@ -256,11 +255,7 @@ def work_through(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
-    try:
-        execution = Execution(device=device, threads=1 if jobs > 1 else None)
-    except ValidationError as error:
-        raise ValueError(explain(error)) from None
-    execution.resolve()
+    where = execution(device, threads=1 if jobs > 1 else None)
     commit()  # of the code in memory, before the repository moves on
     checkpoints = store.folder / ".checkpoints"
     failures: dict[str, SweepError] = {}
@@ -274,7 +269,7 @@ def work_through(
         )
         print(f"{name}: {len(set(configs)) - len(missing)} recorded, {len(missing)} to train{took}", flush=True)
         try:
-            sweep(configs, store, jobs=jobs, execution=execution, checkpoints=checkpoints, observation=observation)
+            sweep(configs, store, jobs=jobs, execution=where, checkpoints=checkpoints, observation=observation)
         except SweepError as error:
             print(f"{name}: {error}", flush=True)
             failures[str(error)] = error

@@ -279,16 +279,16 @@ class Comparison:
             return
         yield from self.search(store, scale, ["SVRG"])
         yield from self.search(store, scale, ["SGD", "Adam"])
-        for count, seed in enumerate(scale.seeds, start=1):
+        for seed in scale.seeds:
             yield Phase(
                 f"benchmark with our values, seed {seed}",
                 self.benchmark(scale, self.rates(store, scale), [seed]),
                 planned=len(NORMALIZATIONS) * len(scale.methods),
             )
-            # Where this seed is the first to diverge, the seeds before it lack their runs at the next best rate.
-            if beside := self.benchmark(scale, self.fallbacks(store, scale), scale.seeds[:count]):
+            if beside := self.benchmark(scale, self.fallbacks(store, scale), [seed]):
                 yield Phase("the next best rate where the selected one diverged", beside)
-        for _ in range(STAGES):  # a next best rate may diverge in its turn
+        # A later seed may be the first to diverge, and a next best rate may diverge in its turn.
+        for _ in range(STAGES):
             if store.missing(beside := self.benchmark(scale, self.fallbacks(store, scale))):
                 yield Phase("the next best rate where the selected one diverged", beside)
         yield self.rest(scale)

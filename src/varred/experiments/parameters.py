@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pydantic import ValidationError
-
-from varred.config import Execution, explain
+from varred.config import execution
 
 
 def check(presets: Iterable[str], preset: str, known: Sequence[str], methods: Sequence[str]) -> None:
@@ -45,10 +43,7 @@ def check_training(train: bool, jobs: int, device: str) -> None:
         raise ValueError(f"train must be True or False, got {train!r}")
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise ValueError(f"jobs must be a whole number from 1, got {jobs!r}")
-    try:
-        Execution.model_validate({"device": device}).resolve()
-    except ValidationError as error:
-        raise ValueError(explain(error)) from None
+    execution(device)
 
 
 def check_numbers(seeds: Sequence[int], epochs: int = 0, width: int = 0) -> None:
