@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -455,6 +456,36 @@ def _stack(runs: Sequence[Run], curve: str) -> np.ma.MaskedArray[Any, Any]:
         own = getattr(run.curves, curve)
         row[: len(own)] = own
     return np.ma.masked_invalid(values)
+
+
+def heat_map(ax: Axes, values: Sequence[Sequence[float]], columns: Sequence[str], rows: Sequence[str]) -> None:
+    """Draw positive values over two hyper-parameters, dark where they are large, each with its number.
+
+    Args:
+        ax: the axes.
+        values: by row and column, the first row at the bottom; a NaN leaves its field empty, an infinity stands for
+            divergence.
+        columns: labels of the horizontal axis.
+        rows: labels of the vertical axis.
+
+    Example:
+        >>> _, ax = new_figure()
+        >>> heat_map(ax, [[0.1, math.inf, math.nan]], ["1", "10", "100"], ["0.1"])
+        >>> [text.get_text() for text in ax.texts]
+        ['.1', 'div.']
+    """
+    shades = np.ma.masked_invalid(np.log(np.array(values)))
+    middle = float((shades.min() + shades.max()) / 2)
+    _ = ax.imshow(shades, cmap="cividis_r", origin="lower", aspect="auto")
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            if not math.isnan(value):
+                text = f"{value:.2g}".removeprefix("0") if math.isfinite(value) else "div."
+                colour = "white" if middle < math.log(value) < math.inf else BLACK
+                _ = ax.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
+    _ = ax.set_xticks(range(len(columns)), columns)
+    _ = ax.set_yticks(range(len(rows)), rows)
+    ax.grid(visible=False)
 
 
 def losses(runs: Mapping[str, Sequence[Run]], x: Callable[[Run], Sequence[float]], xlabel: str) -> Figure:

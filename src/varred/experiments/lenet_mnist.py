@@ -236,6 +236,12 @@ def screened(store: Store, scale: Scale, method: str) -> dict[Point, float]:
     return known
 
 
+def _wider(store: Store, scale: Scale, method: str) -> list[Point]:
+    """Return the points beyond table 4.1's grid: those that are known, and the next ones."""
+    known, table = screened(store, scale, method), points(GRIDS[method])
+    return [*(values for values in known if values not in table), *widening(GRIDS[method], known)]
+
+
 def finalists(store: Store, scale: Scale, method: str) -> list[Point]:
     """Return the three best of the screening, the three best of table 4.1's grid, and the source's own choice."""
     known, table = screened(store, scale, method), points(GRIDS[method])
@@ -291,11 +297,7 @@ def queue(scale: Scale, store: Store) -> Iterator[Phase]:
     )
     if scale.final_epochs is not None:
         for _ in range(WIDENINGS):
-            wider = [
-                (method, values)
-                for method in scale.methods
-                for values in widening(GRIDS[method], screened(store, scale, method))
-            ]
+            wider = [(method, values) for method in scale.methods for values in _wider(store, scale, method)]
             yield Phase(
                 "cross-validation, wider grid",
                 [config for method, values in wider for config in folds(scale, method, values, scale.screening_epochs)],
