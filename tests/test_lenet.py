@@ -181,6 +181,7 @@ def test_the_queue_widens_what_lies_on_an_edge_and_finishes_what_the_screening_l
         "STORM": {(1e5, 0.1), (1e4, 0.1), (1e3, 0.1), (1e2, 0.1), (1e3, 0.01)},
     }
     assert {config.epochs for config in configs[6]} == {SCALE.final_epochs}
+    assert chosen(configs[6][: 4 * len(METHODS)]) == {method: {own} for method, own in SOURCE.items()}
     assert chosen(configs[7]) == {"STORM": {(1e3, 0.1)}}  # the others select what has been run
     assert len(configs[7]) == len(SCALE.seeds)
     assert lenet.selected(store, SCALE) == {**SOURCE, "STORM": (1e3, 0.1)}

@@ -304,6 +304,7 @@ def queue(scale: Scale, store: Store) -> Iterator[Phase]:
             )
     if scale.final_epochs is not None:
         final = [(method, values) for method in scale.methods for values in finalists(store, scale, method)]
+        final.sort(key=lambda point: rule(point[0], *point[1]) != SELECTED[point[0]])  # first what best epochs need
         yield Phase(
             "cross-validation, second stage",
             [config for method, values in final for config in folds(scale, method, values, scale.final_epochs or 0)],
