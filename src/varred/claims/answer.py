@@ -127,13 +127,16 @@ def _leads(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
         return ["On LeNet nothing is recorded yet."]
     runs = lenet_mnist.benchmark_runs(store)
     accuracies = {c.name: c for c in lenet_mnist.final_contrasts(store, lambda run: run.final.test.accuracy)}
+    best = {c.name: c for c in lenet_mnist.best_epoch_contrasts(store)}
     lines = [
         "On LeNet and MNIST, after 100 epochs at the values of source 000; a star marks what is significant after",
         "Holm's correction over the chapter's six contrasts. *At equal training loss*: SGD is stopped at the first",
         "epoch at which its training loss is at or below the other's last; a single interval, without correction.",
+        "*At their best epochs*: those of least mean validation loss in a cross-validation of 50 epochs.",
         "",
-        f"| difference, {_seeds(losses[0].seeds)} | test loss | test loss, at equal training loss | test accuracy |",
-        "|---|---|---|---|",
+        f"| difference, {_seeds(losses[0].seeds)} | test loss "
+        "| at equal training loss | at their best epochs | test accuracy |",
+        "|---|---|---|---|---|",
     ]
     for loss in losses:
         reduced, other = loss.name.split(" - ")
@@ -141,9 +144,10 @@ def _leads(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
             left = [-value for value in lenet_mnist.equal_training_loss(runs[other], runs[reduced])]
             met = all(map(math.isfinite, left))
             equal = _four_digits(summarize(loss.name, left)) if met else "SGD doesn't reach it in every seed"
-            own = [_four_digits(loss), equal, _four_digits(accuracies[loss.name])]
+            at_best = _four_digits(best[loss.name]) if best else "not run yet"
+            own = [_four_digits(loss), equal, at_best, _four_digits(accuracies[loss.name])]
             lines.append(f"| {' | '.join([loss.name, *own])} |")
-    verdicts = [judge(f"lenet-{name}", store) for name in ("test-loss", "accuracy", "time", "train-loss")]
+    verdicts = [judge(f"lenet-{name}", store) for name in ("test-loss", "accuracy", "time", "best-epoch", "train-loss")]
     told = ", ".join(f"`{verdict.claim}` {verdict.word}" for verdict in verdicts)
     scope = "on SGD, Adam and AdaGrad (the last, our own reading, on SGD alone)"
     return [*lines, "", f"The verdicts, {scope}: {told} ([criteria and reasons](claims.md))."]

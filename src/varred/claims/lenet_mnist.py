@@ -154,13 +154,17 @@ def best_epochs(store: Store) -> dict[str, int]:
     return result
 
 
+def best_epoch_contrasts(store: Store) -> list[Contrast]:
+    """Return the six contrasts with each method at its best epoch; empty before all five are known."""
+    best = best_epochs(store)
+    if len(best) < len(lenet.METHODS):
+        return []
+    return final_contrasts(store, lambda run: run.curves.test_loss[best[run.config.method]])
+
+
 def best_epoch(store: Store) -> Verdict:
     """Judge lenet-best-epoch."""
-    best, name = best_epochs(store), "lenet-best-epoch"
-    if len(best) < len(lenet.METHODS):
-        return waiting(name)
-    contrasts = final_contrasts(store, lambda run: run.curves.test_loss[best[run.config.method]])
-    return by_contrasts(name, contrasts, -1, len(SCALE.seeds), none=FAILS)
+    return by_contrasts("lenet-best-epoch", best_epoch_contrasts(store), -1, len(SCALE.seeds), none=FAILS)
 
 
 def selection(store: Store) -> Verdict:

@@ -302,12 +302,11 @@ def queue(scale: Scale, store: Store) -> Iterator[Phase]:
                 "cross-validation, wider grid",
                 [config for method, values in wider for config in folds(scale, method, values, scale.screening_epochs)],
             )
-    if scale.final_epochs is not None:
         final = [(method, values) for method in scale.methods for values in finalists(store, scale, method)]
         final.sort(key=lambda point: rule(point[0], *point[1]) != SELECTED[point[0]])  # first what best epochs need
         yield Phase(
             "cross-validation, second stage",
-            [config for method, values in final for config in folds(scale, method, values, scale.final_epochs or 0)],
+            [config for method, values in final for config in folds(scale, method, values, scale.final_epochs)],
             planned=scale.folds * sum(_finalists_expected(store, scale, method) for method in scale.methods),
         )
     ours = {method: rule(method, *values) for method, values in selected(store, scale).items()}
