@@ -920,7 +920,7 @@ def test_the_answer_shows_the_leads_on_sgd_beside_what_is_left_of_them(records: 
     assert table["STORM - SGD"][3].startswith("+0.1000")
     scale = lenet_mnist.scale("cpu")
     for method, rule in lenet_mnist.SELECTED.items():
-        values = lenet_mnist.tuned(lenet_mnist.base(scale, rule, 1))
+        values = lenet_mnist.tuned(rule)
         for config in lenet_mnist.folds(scale, method, values, scale.final_epochs or 0):
             records.put(config)  # the first epoch is as good as any
     table = section(claims.answer(records.store, claims.judge, {}), "## Where it wins")

@@ -21,7 +21,7 @@ from varred.runs import Store
 HOLDS, PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not decided yet"
 SCALE = lenet.scale("cpu")
 METHODS, REDUCED, OTHERS = lenet.METHODS, ("SVRG", "STORM"), ("Adam", "SGD", "AdaGrad")
-SOURCE: dict[str, Point] = {method: lenet.tuned(lenet.base(SCALE, rule, 1)) for method, rule in lenet.SELECTED.items()}
+SOURCE: dict[str, Point] = {method: lenet.tuned(rule) for method, rule in lenet.SELECTED.items()}
 
 Curve = Callable[[int], float]
 
@@ -142,14 +142,14 @@ def work_through(store: Memory, scale: lenet.Scale, loss: Loss) -> list[tuple[st
     for phase in lenet.queue(scale, store):
         asked.append((phase.name, phase.configs))
         for config in store.missing(phase.configs):
-            store.add(config, validation=flat(loss(config.method, lenet.tuned(config), config.epochs)))
+            store.add(config, validation=flat(loss(config.method, lenet.tuned(config.optimizer), config.epochs)))
     return asked
 
 
 def chosen(configs: Collection[Config]) -> dict[str, set[Point]]:
     points: dict[str, set[Point]] = {}
     for config in configs:
-        points.setdefault(config.method, set()).add(lenet.tuned(config))
+        points.setdefault(config.method, set()).add(lenet.tuned(config.optimizer))
     return points
 
 
@@ -160,30 +160,35 @@ def test_the_queue_widens_what_lies_on_an_edge_and_finishes_what_the_screening_l
         "benchmark with table 4.2's values",
         "STORM's granularities",
         "SVRG's snapshot period",
+        "cross-validation, the source's values",
         "cross-validation, first stage",
         "cross-validation, wider grid",
         "cross-validation, wider grid",
         "cross-validation, second stage",
         "benchmark with our selected values",
     ]
-    configs = [configs for _, configs in asked]
-    assert [len(part) for part in configs[:4]] == [25, 9, 6, 4 * (5 + 5 + 4 + 5 + 20)]
-    assert [config.seed for config in configs[0][:6]] == [1, 1, 1, 1, 1, 2]
-    assert chosen(configs[4]) == {"Adam": {(1e-6,)}, "SGD": {(1.0,)}, "AdaGrad": {(1.0,)}, "STORM": {(1e4, 0.1)}}
-    new = {c.identity: c for c in configs[5]}.keys() - {c.identity for c in configs[4]}
-    assert chosen([c for c in configs[5] if c.identity in new]) == {"Adam": {(1e-7,)}, "STORM": {(1e5, 0.1)}}
-    assert {config.epochs for config in (*configs[3], *configs[4], *configs[5])} == {SCALE.screening_epochs}
-    assert chosen(configs[6]) == {
-        "Adam": {(1e-6,), (1e-5,), (1e-7,), (1e-4,), (1e-3,)},  # the source's is always tried
-        "SGD": {(0.1,), (1.0,), (0.01,), (0.001,)},  # the three best, and the three best of table 4.1
-        "AdaGrad": {(0.1,), (1.0,), (0.01,), (0.001,)},
-        "SVRG": {(0.01,), (0.1,), (0.001,)},
-        "STORM": {(1e5, 0.1), (1e4, 0.1), (1e3, 0.1), (1e2, 0.1), (1e3, 0.01)},
+    fixed, (own, screened, wider, wider_still, final, again) = asked[:3], [configs for _, configs in asked[3:]]
+    assert [len(part) for _, part in fixed] == [25, 9, 6]
+    assert [config.seed for config in fixed[0][1][:6]] == [1, 1, 1, 1, 1, 2]
+    assert chosen(own) == {method: {values} for method, values in SOURCE.items()}
+    assert len(screened) == 4 * (5 + 5 + 4 + 5 + 20)
+    assert chosen(wider) == {"Adam": {(1e-6,)}, "SGD": {(1.0,)}, "AdaGrad": {(1.0,)}, "STORM": {(1e4, 0.1)}}
+    known = {config.identity for config in wider}
+    assert chosen([config for config in wider_still if config.identity not in known]) == {
+        "Adam": {(1e-7,)},
+        "STORM": {(1e5, 0.1)},
     }
-    assert {config.epochs for config in configs[6]} == {SCALE.final_epochs}
-    assert chosen(configs[6][: 4 * len(METHODS)]) == {method: {own} for method, own in SOURCE.items()}
-    assert chosen(configs[7]) == {"STORM": {(1e3, 0.1)}}  # the others select what has been run
-    assert len(configs[7]) == len(SCALE.seeds)
+    assert {config.epochs for config in (*screened, *wider, *wider_still)} == {SCALE.screening_epochs}
+    assert chosen(final) == {
+        "Adam": {(1e-6,), (1e-5,), (1e-7,), (1e-3,)},  # the source's, 1e-4, is tried before
+        "SGD": {(1.0,), (0.01,), (0.001,)},  # the three best, and the three best of table 4.1
+        "AdaGrad": {(1.0,), (0.01,), (0.001,)},
+        "SVRG": {(0.1,), (0.001,)},
+        "STORM": {(1e5, 0.1), (1e4, 0.1), (1e3, 0.1), (1e3, 0.01)},
+    }
+    assert {config.epochs for config in (*own, *final)} == {SCALE.final_epochs}
+    assert chosen(again) == {"STORM": {(1e3, 0.1)}}  # the others select what has been run
+    assert len(again) == len(SCALE.seeds)
     assert lenet.selected(store, SCALE) == {**SOURCE, "STORM": (1e3, 0.1)}
     trained = len(store.all())
     assert experiments.progress(lenet.queue(SCALE, store), store)["cross-validation, wider grid"] == (24, 24)
@@ -207,12 +212,12 @@ def test_finalists_are_the_three_best_that_did_not_diverge_and_the_sources_own(s
     losses = {1e-5: math.inf, 1e-4: math.inf, 1e-3: 0.2, 1e-2: 0.1, 1e-1: math.inf}
     for rate, loss in losses.items():
         fold(store, "SGD", (rate,), SCALE.screening_epochs, loss)
-    assert lenet.finalists(store, SCALE, "SGD") == [(0.01,), (0.001,), (0.1,)]
+    assert lenet.finalists(store, SCALE, "SGD") == [(0.1,), (0.01,), (0.001,)]
     for rate, loss in {1e-5: 0.4, 1e-4: 0.3}.items():
         fold(store, "SGD", (rate,), SCALE.screening_epochs, loss)
-    assert lenet.finalists(store, SCALE, "SGD") == [(0.01,), (0.001,), (0.0001,), (0.1,)]
+    assert lenet.finalists(store, SCALE, "SGD") == [(0.1,), (0.01,), (0.001,), (0.0001,)]
     fold(store, "SGD", (0.1,), SCALE.screening_epochs, 0.15)
-    assert lenet.finalists(store, SCALE, "SGD") == [(0.01,), (0.1,), (0.001,)]
+    assert lenet.finalists(store, SCALE, "SGD") == [(0.1,), (0.01,), (0.001,)]
 
 
 def test_nothing_is_selected_before_its_grid_its_widening_and_its_last_stage_are_complete(store: Memory) -> None:

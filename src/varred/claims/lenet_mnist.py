@@ -146,7 +146,7 @@ def best_epochs(store: Store) -> dict[str, int]:
     epochs = SCALE.final_epochs or 0
     result = {}
     for method in lenet.METHODS:
-        values = lenet.tuned(lenet.base(SCALE, lenet.SELECTED[method], 1))
+        values = lenet.tuned(lenet.SELECTED[method])
         runs = store.available(lenet.folds(SCALE, method, values, epochs))
         if len(runs) == SCALE.folds and not any(run.diverged for run in runs):
             means = [mean(list(losses)) for losses in zip(*(r.curves.validation_loss for r in runs), strict=True)]

@@ -138,9 +138,8 @@ def rule(method: str, *values: float) -> Rule:
     return AdaGradRule(name="adagrad", learning_rate=values[0])
 
 
-def tuned(config: Config) -> Point:
+def tuned(optimizer: Rule) -> Point:
     """Return the values that :func:`rule` takes."""
-    optimizer = config.optimizer
     if isinstance(optimizer, STORMRule):
         return (optimizer.c, optimizer.k)
     if isinstance(optimizer, SVRGRule):
@@ -243,11 +242,11 @@ def _wider(store: Store, scale: Scale, method: str) -> list[Point]:
 
 
 def finalists(store: Store, scale: Scale, method: str) -> list[Point]:
-    """Return the three best of the screening, the three best of table 4.1's grid, and the source's own choice."""
+    """Return the source's own choice, the three best of the screening, and the three best of table 4.1's grid."""
     known, table = screened(store, scale, method), points(GRIDS[method])
     ranked = sorted((v for v in known if known[v] < float("inf")), key=lambda values: known[values])
     inside = [values for values in ranked if values in table]
-    return list(dict.fromkeys([*ranked[:FINALISTS], *inside[:FINALISTS], tuned(base(scale, SELECTED[method], 1))]))
+    return list(dict.fromkeys([tuned(SELECTED[method]), *ranked[:FINALISTS], *inside[:FINALISTS]]))
 
 
 def _screening_done(store: Store, scale: Scale, method: str) -> bool:
@@ -290,6 +289,15 @@ def queue(scale: Scale, store: Store) -> Iterator[Phase]:
     yield Phase("benchmark with table 4.2's values", benchmark(scale))
     yield Phase("STORM's granularities", granularities(scale))
     yield Phase("SVRG's snapshot period", snapshot_periods(scale))
+    if scale.final_epochs is not None:
+        yield Phase(
+            "cross-validation, the source's values",  # all that best epochs need
+            [
+                config
+                for method in scale.methods
+                for config in folds(scale, method, tuned(SELECTED[method]), scale.final_epochs)
+            ],
+        )
     screening = [(method, values) for method in scale.methods for values in points(GRIDS[method])]
     yield Phase(
         "cross-validation, first stage",
@@ -302,12 +310,11 @@ def queue(scale: Scale, store: Store) -> Iterator[Phase]:
                 "cross-validation, wider grid",
                 [config for method, values in wider for config in folds(scale, method, values, scale.screening_epochs)],
             )
-        final = [(method, values) for method in scale.methods for values in finalists(store, scale, method)]
-        final.sort(key=lambda point: rule(point[0], *point[1]) != SELECTED[point[0]])  # first what best epochs need
+        final = [(method, values) for method in scale.methods for values in finalists(store, scale, method)[1:]]
         yield Phase(
             "cross-validation, second stage",
             [config for method, values in final for config in folds(scale, method, values, scale.final_epochs)],
-            planned=scale.folds * sum(_finalists_expected(store, scale, method) for method in scale.methods),
+            planned=scale.folds * sum(_finalists_expected(store, scale, method) - 1 for method in scale.methods),
         )
     ours = {method: rule(method, *values) for method, values in selected(store, scale).items()}
     again = {method: own for method, own in ours.items() if own != SELECTED[method]}
