@@ -180,7 +180,8 @@ def differences(contrasts: Sequence[Contrast], digits: int = 4) -> pd.DataFrame:
     A mean that is not finite says that a run diverged: the values given for such runs must not be finite either.
     """
     if not contrasts:
-        return pd.DataFrame({"difference": ["not decided yet: the runs are not all recorded"]}, index=[""])
+        reason = "not given: runs of preset cpu are missing, or this is another preset"
+        return pd.DataFrame({"difference": [reason]}, index=[""])
     rows = [
         {
             "difference": c.name,

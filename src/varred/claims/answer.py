@@ -128,11 +128,14 @@ def _leads(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
     runs = lenet_mnist.benchmark_runs(store)
     accuracies = {c.name: c for c in lenet_mnist.final_contrasts(store, lambda run: run.final.test.accuracy)}
     best = {c.name: c for c in lenet_mnist.best_epoch_contrasts(store)}
+    epochs = [f"{method} {epoch}" for method, epoch in lenet_mnist.best_epochs(store).items()]
+    named = f" ({', '.join(epochs)})" if epochs else ""
     lines = [
-        "On LeNet and MNIST, after 100 epochs at the values of source 000; a star marks what is significant after",
-        "Holm's correction over the chapter's six contrasts. *At equal training loss*: SGD is stopped at the first",
-        "epoch at which its training loss is at or below the other's last; a single interval, without correction.",
-        "*At their best epochs*: those of least mean validation loss in a cross-validation of 50 epochs.",
+        "On LeNet and MNIST, at the values of source 000, after 100 epochs where nothing else is said; a star marks",
+        "what is significant after Holm's correction over the chapter's six contrasts. *At equal training loss*: SGD",
+        "is stopped at the first epoch at which its training loss is at or below the other's last; a single interval,",
+        "without correction. *At their best epochs*: those of least mean validation loss in a cross-validation of",
+        f"{lenet_mnist.SCALE.final_epochs} epochs on three quarters of the images{named}.",
         "",
         f"| difference, {_seeds(losses[0].seeds)} | test loss "
         "| at equal training loss | at their best epochs | test accuracy |",
