@@ -485,6 +485,7 @@ def heat_map(ax: Axes, values: Sequence[Sequence[float]], columns: Sequence[str]
                 _ = ax.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
     _ = ax.set_xticks(range(len(columns)), columns)
     _ = ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(labelsize=8)
     ax.grid(visible=False)
 
 
