@@ -925,6 +925,13 @@ def test_the_answer_shows_the_leads_on_sgd_beside_what_is_left_of_them(records: 
             records.put(config)  # the first epoch is as good as any
     table = section(claims.answer(records.store, claims.judge, {}), "## Where it wins")
     assert table["SVRG - SGD"][2] == "-0.0020 [-0.0020, -0.0020] *"
+    assert "Control variate or small step?" not in claims.answer(records.store, claims.judge, {})
+    for fold, config in enumerate(lenet_mnist.folds(scale, "SGD", (0.01,), scale.final_epochs or 0)):
+        records.put(config, validation=1.1 + 0.1 * fold)
+    expected = (
+        "SVRG at 0.01 1.0000; SGD at the same step 1.2500 (SVRG - SGD by fold -0.4000 to -0.1000); SGD at 0.1 1.0000."
+    )
+    assert expected in claims.answer(records.store, claims.judge, {})
 
 
 def test_the_answer_says_what_is_not_run_and_marks_what_is_significant(records: Records) -> None:

@@ -10,6 +10,7 @@ from varred.claims import lenet_mnist
 from varred.claims.verdict import Verdict
 from varred.contrasts import Contrast, Value, by_seed, summarize
 from varred.experiments import deficit, progress
+from varred.experiments import lenet_mnist as lenet
 from varred.experiments.comparison import NORMALIZATIONS, RESNET18, Normalization
 from varred.record import Noise
 from varred.runs import Store
@@ -153,7 +154,25 @@ def _leads(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
     verdicts = [judge(f"lenet-{name}", store) for name in ("test-loss", "accuracy", "time", "best-epoch", "train-loss")]
     told = ", ".join(f"`{verdict.claim}` {verdict.word}" for verdict in verdicts)
     scope = "on SGD, Adam and AdaGrad (the last, our own reading, on SGD alone)"
-    return [*lines, "", f"The verdicts, {scope}: {told} ([criteria and reasons](claims.md))."]
+    return [*lines, "", f"The verdicts, {scope}: {told} ([criteria and reasons](claims.md)).", *_same_step(store)]
+
+
+def _same_step(store: Store) -> list[str]:
+    """Return what is left of SVRG's lead where SGD has SVRG's step: cross-validation, to its end."""
+    scale, own = lenet_mnist.SCALE, {method: lenet.tuned(lenet.SELECTED[method]) for method in ("SGD", "SVRG")}
+    cells = (("SVRG", own["SVRG"]), ("SGD", own["SVRG"]), ("SGD", own["SGD"]))
+    found = [store.available(lenet.folds(scale, *cell, scale.final_epochs or 0)) for cell in cells]
+    if any(len(runs) < scale.folds or any(run.diverged for run in runs) for runs in found):
+        return []
+    losses = [[run.curves.validation_loss[-1] for run in runs] for runs in found]
+    reduced, same, other = (sum(values) / len(values) for values in losses)
+    gaps = [a - b for a, b in zip(losses[0], losses[1], strict=True)]
+    return [
+        "",
+        "Control variate or small step? Mean validation loss of cross-validation's folds after "
+        f"{scale.final_epochs} epochs: SVRG at {own['SVRG'][0]:g} {reduced:.4f}; SGD at the same step {same:.4f} "
+        f"(SVRG - SGD by fold {min(gaps):+.4f} to {max(gaps):+.4f}); SGD at {own['SGD'][0]:g} {other:.4f}.",
+    ]
 
 
 def _four_digits(contrast: Contrast) -> str:
