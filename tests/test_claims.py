@@ -929,7 +929,8 @@ def test_the_answer_shows_the_leads_on_sgd_beside_what_is_left_of_them(records: 
     for fold, config in enumerate(lenet_mnist.folds(scale, "SGD", (0.01,), scale.final_epochs or 0)):
         records.put(config, validation=1.1 + 0.1 * fold)
     expected = (
-        "SVRG at 0.01 1.0000; SGD at the same step 1.2500 (SVRG - SGD by fold -0.4000 to -0.1000); SGD at 0.1 1.0000."
+        "SVRG at 0.01: 1.0000; SGD at the same step: 1.2500 "
+        "(SVRG - SGD by fold -0.4000 to -0.1000); SGD at 0.1: 1.0000."
     )
     assert expected in claims.answer(records.store, claims.judge, {})
 

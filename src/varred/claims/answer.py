@@ -170,8 +170,8 @@ def _same_step(store: Store) -> list[str]:
     return [
         "",
         "Control variate or small step? Mean validation loss of cross-validation's folds after "
-        f"{scale.final_epochs} epochs: SVRG at {own['SVRG'][0]:g} {reduced:.4f}; SGD at the same step {same:.4f} "
-        f"(SVRG - SGD by fold {min(gaps):+.4f} to {max(gaps):+.4f}); SGD at {own['SGD'][0]:g} {other:.4f}.",
+        f"{scale.final_epochs} epochs: SVRG at {own['SVRG'][0]:g}: {reduced:.4f}; SGD at the same step: {same:.4f} "
+        f"(SVRG - SGD by fold {min(gaps):+.4f} to {max(gaps):+.4f}); SGD at {own['SGD'][0]:g}: {other:.4f}.",
     ]
 
 
