@@ -95,10 +95,10 @@ def time_contrasts(store: Store) -> list[Contrast]:
         return []
     limit = timing.seconds(runs["SGD"][0], times)[-1]
 
-    def reached(run: Run) -> float:
+    def by_then(run: Run) -> float:
         return value_at(run, timing.seconds(run, times), limit, "test_loss")
 
-    return against(runs, REDUCED, OTHERS, reached, len(SCALE.seeds))
+    return against(runs, REDUCED, OTHERS, by_then, len(SCALE.seeds))
 
 
 def time(store: Store) -> Verdict:
@@ -126,6 +126,11 @@ def train_loss(store: Store) -> Verdict:
     return Verdict(name, word, f"{text} ({_seeds(runs)} seeds)")
 
 
+def reached(run: Run, level: float) -> int | None:
+    """Return the first epoch at which a run's training loss is at or below a level; None if there is none."""
+    return next((epoch for epoch, loss in enumerate(run.curves.train_loss) if loss <= level), None)
+
+
 def equal_training_loss(fast: Sequence[Run], slow: Sequence[Run]) -> list[float]:
     """Return, per seed, how much the test loss of ``fast`` exceeds ``slow``'s final one at equal training loss.
 
@@ -135,9 +140,9 @@ def equal_training_loss(fast: Sequence[Run], slow: Sequence[Run]) -> list[float]
     differences = []
     for one in fast:
         other = next(run for run in slow if run.config.seed == one.config.seed)
-        target = other.curves.train_loss[-1]
-        reached = [i for i, loss in enumerate(one.curves.train_loss) if loss <= target]
-        differences.append(one.curves.test_loss[reached[0]] - other.curves.test_loss[-1] if reached else math.inf)
+        epoch = reached(one, other.curves.train_loss[-1])
+        gap = math.inf if epoch is None else one.curves.test_loss[epoch] - other.curves.test_loss[-1]
+        differences.append(gap)
     return differences
 
 
