@@ -20,8 +20,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
+from typer import Exit
 
-from varred.__main__ import INTERRUPTED
+from varred.__main__ import INTERRUPTED, verify_records
 from varred.config import Config, Execution, MLPModel, Observation, explain
 from varred.data import DataError, load
 from varred.measure import gradient_noise
@@ -387,6 +388,25 @@ def test_verify_holds_a_true_record_and_catches_an_altered_one() -> None:
     altered = run.model_copy(update={"curves": run.curves.model_copy(update={"test_loss": better})})
     assert verify(altered, CPU).holds  # the first steps' losses say nothing about the test set
     assert not verify(altered, CPU, whole=True).holds
+
+
+def test_the_audit_of_a_folder_retrains_its_records_to_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(make("SVRG", epochs=1), CPU)
+    losses = [1.01 * loss for loss in run.curves.train_loss]
+    altered = train(make("SGD", epochs=1), CPU)
+    altered = altered.model_copy(update={"curves": altered.curves.model_copy(update={"train_loss": losses})})
+    store = Store(tmp_path)
+    store.put(run)
+    verify_records(count=0, whole=True, device="cpu", seed=0, folder=tmp_path)
+    assert "1 of 1 records hold" in capsys.readouterr().out
+    store.put(altered)
+    verify_records(count=0, whole=False, device="cpu", seed=0, folder=tmp_path)
+    assert "2 of 2 records hold" in capsys.readouterr().out
+    with pytest.raises(Exit):
+        verify_records(count=0, whole=True, device="cpu", seed=0, folder=tmp_path)
+    assert "1 of 2 records hold" in capsys.readouterr().out
 
 
 def test_the_audit_allows_what_rounding_does_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

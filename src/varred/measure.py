@@ -10,7 +10,8 @@ The finite sum is a partition of the data into mini-batches under fixed transfor
 ``centred`` is the variance of SVRG's estimate :math:`v_B = g_B(w) - \alpha (g_B(\tilde w) - \mu)` about its own mean;
 ``offset`` is the squared distance of that mean from the partition's gradient, zero where transforms are locked to the
 snapshot (and, with batch normalization, the partition is the snapshot's own). SVRG's mean squared error is their sum,
-and it reduces variance where that is below ``sgd``; at one snapshot an epoch it pays where the ratio is below 1/3.
+and it reduces variance where that is below ``sgd``; at one snapshot an epoch it pays where the ratio is below 1/3 and
+the offset, which is the same in every step of an epoch and doesn't average out, is negligible.
 """
 
 from __future__ import annotations

@@ -72,18 +72,20 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
         "rate, selected for SVRG.",
         "",
         "- *Locked*: order and transforms of the images are kept as long as the snapshot. *Redrawn*: they are drawn",
-        "  anew every epoch. *Once*: one snapshot, at the start.",
+        "  anew every epoch. *Once*: one snapshot, at the start. *At 0 and 5*: a second one after five epochs.",
         "- *Net*: from SVRG's change we subtract that of plain SGD when its order and transforms are kept equally",
         "  long; the next section shows both.",
         "- Brackets, from three seeds on, are 95 % intervals from one model a column, with seeds as blocks and one",
         "  residual variance for all cells (a cell is one way to run); a star marks what is significant in it after",
-        "  Holm's correction. The cells differ: with batch normalization the loss at the end jumps by tenths of a nat",
-        "  from epoch to epoch, mostly by less where draws are kept. So *paired* gives the interval",
-        "  over seeds that needs no equal variances. The last row has no other.",
+        "  Holm's correction. The cells needn't have equal variances, so *paired* gives the interval over seeds that",
+        "  doesn't need them. The last row has no other.",
+        *_chance(store),
         "",
         f"Scale: ResNet18 of width {scale.width} on {scale.side_images:,} images of CIFAR-10, "
         f"{scale.side_epochs} epochs, learning rate {written or 'not decided yet'};",
         f"at most {seeds} of {len(scale.seeds)} seeds so far.",
+        "",
+        "The first four rows add up to the fifth; the first, the second and the sixth add up to the seventh.",
         "",
         "| explanation | with batch normalization | without | verdict |",
         "|---|---|---|---|",
@@ -119,6 +121,25 @@ def answer(store: Store, judge: Callable[[str, Store], Verdict], phases: Mapping
     lines += ["", "## What has not been run", ""]
     lines += [f"- {text}" for text in _missing(store, phases)] or ["Nothing."]
     return "\n".join(lines) + "\n"
+
+
+def _chance(store: Store) -> list[str]:
+    """Return how small a difference three seeds could tell from 0, by the scatter inside the runs."""
+    parts = []
+    for setting in NORMALIZATIONS:
+        runs = [run for own in deficit.cells(store, judges.SCALE, setting).values() for run in own if not run.diverged]
+        spreads = [judges.scatter(run.curves.train_loss) for run in runs]
+        if spreads:
+            pair, net = (judges.half_width(spreads, cells) for cells in (2, 4))
+            told = f"{min(spreads):.2f} to {max(spreads):.2f} nats {judges.label(setting)}"
+            parts.append(f"{told}: half-widths of {pair:.2f} for a difference of two cells, {net:.2f} for one of four")
+    if not parts:
+        return []
+    return [
+        "- *Chance*: the last eight epochs' ends of a run scatter about their trend. Did seeds scatter as much, three",
+        "  of them would give the half-widths named here; a smaller effect of one seed can't be told from chance.",
+        f"  By cell {'; '.join(parts)}.",
+    ]
 
 
 def _leads(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
@@ -229,8 +250,12 @@ def _deficits(
 
 def _ratios(store: Store, setting: Normalization, cell: str) -> list[float]:
     """Return the noise ratios of a cell from a third of an epoch on, after the first epoch."""
+    return [noise.ratio for noise in _late(store, setting, cell)]
+
+
+def _late(store: Store, setting: Normalization, cell: str) -> list[Noise]:
     runs = deficit.cells(store, judges.SCALE, setting)[cell]
-    return [n.ratio for run in runs for n in run.noise if n.epoch and n.fraction >= 0.33]
+    return [n for run in runs for n in run.noise if n.epoch and n.fraction >= 0.33]
 
 
 def _controls(store: Store) -> list[str]:
@@ -256,11 +281,14 @@ def _controls(store: Store) -> list[str]:
         ]
         lines.append(f"| {text.removesuffix(', net')} | {' | '.join(parts)} |")
     for setting in NORMALIZATIONS:
-        if (ratios := _ratios(store, setting, "SVRG once, redrawn")) and max(abs(r - 1) for r in ratios) < 0.05:
+        ratios = _ratios(store, setting, "SVRG once, redrawn")
+        spare = all(n.offset < 1e-3 * n.sgd for n in _late(store, setting, "SVRG once, redrawn"))
+        if ratios and max(abs(r - 1) for r in ratios) < 0.05 and spare:
             lines += [
                 "",
                 f"The noise ratio of a frozen, unlocked snapshot {judges.label(setting)} is {min(ratios):.2f} to",
-                f"{max(ratios):.2f} after the first epoch: from there on it is SGD at twice the cost, and but for that",
+                f"{max(ratios):.2f} after the first epoch, and the snapshot's own gradients hardly vary (its offset is",
+                "below a thousandth of SGD's variance): from there on it is SGD at twice the cost, and but for that",
                 "epoch its difference from SGD measures chance.",
             ]
     return lines
@@ -319,8 +347,8 @@ def _noise(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
         "below 1 the step is less noisy than SGD's. In brackets the constant offset that redrawn transforms and",
         "partitions add, in units of SGD's present variance over the number of batches. Independent draws would give",
         "twice the ratio of SGD's variance at the snapshot to the present one on average. It is negligible in a step",
-        "and the same in every step ({doc}`chapters/14-deficit`). One run a cell, at this page's steps and without",
-        "momentum, where source 001 has an effective step of 1: the ratios test its mechanism, not its numbers.",
+        "and the same in every step of an epoch ({doc}`chapters/14-deficit`). One run a cell, at this page's steps and",
+        "without momentum, where source 001 has an effective step of 1: the ratios test its mechanism, not its values.",
         "Nothing here links noise to outcome: source 001 (section 7) itself says that less noise need not mean faster",
         "convergence, since SVRG's consecutive steps are correlated.",
         "",

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+from scipy import stats
+
 from varred.claims.verdict import (
     FAILS,
     HOLDS,
@@ -57,6 +60,30 @@ def control(name: str) -> dict[str, float]:
 
     """
     return {cell: k for cell, k in deficit.CONTRASTS[name].items() if deficit.CELLS[cell].snapshot is None}
+
+
+def scatter(losses: Sequence[float], last: int = 8) -> float:
+    """Return the standard deviation of the last epochs' losses about a straight line, with ``last - 2`` in the divisor.
+
+    Example:
+        >>> scatter([9, 9, 1, 2, 3, 4], last=4) < 1e-12
+        True
+
+    """
+    x, y = np.arange(last), np.asarray(losses[-last:])
+    return float(np.sqrt(np.square(y - np.polyval(np.polyfit(x, y, 1), x)).sum() / (last - 2)))
+
+
+def half_width(spreads: Sequence[float], cells: int) -> float:
+    r"""Return the half-width that a single interval of the model would have with all seeds, were ``spreads`` its noise.
+
+    :math:`t_{.975,\,(c-1)(s-1)} \, \sigma \sqrt{k/s}` for a contrast of :math:`k` cells with coefficients of
+    :math:`\pm1`, with :math:`c` cells in the model, :math:`s` seeds and :math:`\sigma` the root mean square of
+    ``spreads``.
+    """
+    seeds = len(SCALE.seeds)
+    quantile = stats.t.ppf(0.975, (len(deficit.CELLS) - 1) * (seeds - 1))
+    return float(quantile * np.sqrt(np.mean(np.square(spreads)) * cells / seeds))
 
 
 def _positive(claim: str, words: Sequence[str], settings: Sequence[Normalization]) -> Callable[[Store], Verdict]:
