@@ -82,4 +82,4 @@ constraints: $(STAMP)
 	test -s _build/constraints.txt && mv _build/constraints.txt constraints.txt
 
 clean:
-	rm -rf $(VENV) _build .varred .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf $(VENV) _build .varred/smoke .pytest_cache .mypy_cache .ruff_cache dist

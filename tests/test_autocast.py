@@ -50,3 +50,35 @@ def path(method: str, outside: bool) -> list[Tensor]:
 def test_a_context_around_the_steps_gives_the_same_iterates(method: str) -> None:
     inside, outside = path(method, outside=False), path(method, outside=True)
     assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
+
+
+@pytest.mark.parametrize("method", ["SVRG", "STORM"])
+def test_a_context_around_everything_serves_no_stale_casts(method: str) -> None:
+    def run(outside: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        batches = [Batch(i, torch.randn(16, 6), torch.randint(3, (16,))) for i in range(3)]
+        inside = lambda: nullcontext() if outside else torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+
+        def closure(batch: Batch) -> Tensor:
+            with inside():
+                logits = model(batch.inputs)
+            loss = functional.cross_entropy(logits.float(), batch.targets)
+            loss.backward()
+            return loss
+
+        seen = []
+        with torch.autocast("cpu", torch.bfloat16) if outside else nullcontext():
+            if method == "SVRG":
+                optimizer = SVRG(torch.optim.SGD(model.parameters(), lr=0.5))
+                optimizer.snapshot(batches, closure)
+            else:
+                optimizer = STORM(model.parameters(), k=0.3, c=5.0)
+            for batch in batches:
+                optimizer.step(batch, closure)
+                with inside():  # with gradients: only then are casts kept
+                    seen.append(model(batches[0].inputs).detach().float())
+                seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        return seen
+
+    assert all(torch.equal(a, b) for a, b in zip(run(False), run(True), strict=True))

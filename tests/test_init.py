@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from varred.init import gradient_quotient, metainit, relative_cost
+from varred.init import QuotientError, gradient_quotient, metainit, relative_cost
 from varred.models import LeNet
 from varred.optim import reference
 
@@ -169,3 +169,22 @@ def test_metainit_moves_no_statistics() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
     metainit(model, (6,), 3, steps=2, batch_size=4)
     assert not model[1].running_mean.any()
+
+
+def test_the_guards_sign_where_a_gradient_is_exactly_zero() -> None:
+    w = torch.tensor([0.0, 2.0], dtype=torch.float64, requires_grad=True)  # g = (2, 0), Hg = (0, 2)
+    quotient = gradient_quotient(w.prod(), [w], eps=0.1)
+    assert quotient.item() == pytest.approx((abs(2 / 2.1 - 1) + abs(-2 / 0.1 - 1)) / 2, rel=1e-15)
+
+
+def test_a_slope_that_is_not_finite_stops_metainit() -> None:
+    class Power(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.relu().pow(1.5)  # its third derivative at 0 is NaN
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), Power(), nn.Linear(3, 3))
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(QuotientError, match="slope is NaN after 0 steps"):
+        metainit(model, (4,), 3, steps=3, batch_size=8)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from conftest import Problem, partition
 from varred.measure import GradientNoise, gradient_noise
@@ -118,3 +118,16 @@ def test_the_norm_is_the_full_gradients_and_curvature_needs_a_distance(problem: 
     exact = problem.gradient(problem.vector(), torch.arange(50)).norm()
     assert noise.gradient_norm == pytest.approx(float(exact), rel=1e-8)
     assert math.isnan(gradient_noise(problem.parameters, here, here, batches, problem.closure).curvature)
+
+
+def test_variances_of_single_precision_gradients_are_taken_in_double() -> None:
+    w, slopes = nn.Parameter(torch.zeros(1)), 1e3 + torch.randn(200, generator=torch.Generator().manual_seed(0))
+    batches = [Batch(i, slope.view(1), torch.zeros(1)) for i, slope in enumerate(slopes)]
+
+    def closure(batch: Batch) -> Tensor:
+        loss = (w * batch.inputs).sum()
+        loss.backward()
+        return loss
+
+    noise = gradient_noise([w], [w.detach()], [w.detach()], batches, closure)
+    assert noise.sgd == pytest.approx(float(slopes.double().var(correction=0)), rel=1e-10)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from varred.config import TorchvisionModel
 from varred.models import MLP, LeNet, resnet18, resnet101
@@ -75,3 +76,46 @@ def test_normalization_comes_before_the_activation(build: type[nn.Sequential]) -
     places = [i for i, layer in enumerate(layers) if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert places
     assert all(isinstance(layers[i + 1], nn.ReLU) for i in places)
+
+
+@pytest.mark.parametrize("build", [resnet18, resnet101])
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_a_resnet_is_its_definition(build, normalization: str, float64: None) -> None:
+    torch.manual_seed(0)
+    bottleneck, batch = build is resnet101, normalization == "batch"
+    model = build(width=2, normalization=normalization, activation="tanh")
+    weights = iter(list(model.parameters()))
+
+    def conv(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+        x = functional.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        return functional.batch_norm(x, None, None, next(weights), next(weights), training=True) if batch else x
+
+    images = torch.randn(4, 3, 32, 32)
+    x = conv(images, next(weights)).tanh()
+    for stage, count in enumerate((3, 4, 23, 3) if bottleneck else (2, 2, 2, 2)):
+        for place in range(count):
+            stride = 2 if stage and not place else 1
+            h = x
+            if bottleneck:
+                h = conv(h, next(weights)).tanh()
+            h = conv(h, next(weights), stride).tanh()
+            h = conv(h, next(weights))
+            x = (conv(x, next(weights), stride) if x.shape != h.shape else x) + h
+            x = x.tanh()
+    literal = functional.linear(x.mean((2, 3)), next(weights), next(weights))
+    assert not list(weights)
+    assert x.shape[-1] == 4
+    assert (model(images) - literal).abs().max() < 1e-10
+
+
+def test_lenet_and_mlp_are_their_definitions(float64: None) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(3, 1, 28, 28)
+    w = list((net := LeNet()).parameters())
+    x = functional.avg_pool2d(functional.conv2d(images, w[0], w[1], padding=2).tanh(), 2)
+    x = functional.avg_pool2d(functional.conv2d(x, w[2], w[3]).tanh(), 2).flatten(1)
+    x = functional.linear(functional.linear(x, w[4], w[5]).tanh(), w[6], w[7]).tanh()
+    assert torch.allclose(net(images), functional.linear(x, w[8], w[9]))
+    w = list((net := MLP((784, 5, 4, 3), "tanh")).parameters())
+    x = functional.linear(functional.linear(images.flatten(1), w[0], w[1]).tanh(), w[2], w[3]).tanh()
+    assert torch.allclose(net(images), functional.linear(x, w[4], w[5]))

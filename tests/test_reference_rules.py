@@ -171,3 +171,16 @@ def test_adagrads_eps_lies_outside_the_root() -> None:
         (1e-6 * loss(w)).backward()
         rule.step()
     assert (reference.adagrad(lambda w: 1e-6 * gradient(w), START, 20, 0.1)[-1] - w.detach()).abs().max() < 1e-10
+
+
+def test_saga_and_sag_hold_their_table() -> None:
+    targets = torch.tensor([[1.0], [2.0], [6.0]], dtype=torch.float64)
+    slope = lambda w, i: (i + 1) * (w - targets[i])  # noqa: E731
+    start, draws, n = torch.zeros(1, dtype=torch.float64), [0, 2, 2, 1, 0, 1], 3
+    for rule, share in ((reference.saga, 1), (reference.sag, n)):
+        w, met = start, [start] * n  # the point at which each sample was met last
+        for i, ours in zip(draws, rule(slope, start, draws, n, 0.1)[1:], strict=True):
+            mean = torch.stack([slope(point, j) for j, point in enumerate(met)]).mean(0)
+            v = (slope(w, i) - slope(met[i], i)) / share + mean
+            met[i], w = w, w - 0.1 * v
+            assert (ours - w).abs().max() < 1e-14

@@ -8,9 +8,11 @@ from itertools import chain
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from conftest import Problem, partition
-from varred.optim import STORM, reference
+from varred.measure import gradient_noise
+from varred.optim import STORM, SVRG, reference
 
 SAMPLES = list(chain.from_iterable(partition(epoch) for epoch in range(8)))
 K, C, W0 = 0.3, 20.0, 0.1
@@ -208,3 +210,52 @@ def test_gradients_that_the_caller_has_left_do_not_count_and_losses_are_detached
             assert not optimizer.step(problem.batch(0, part), problem.closure).requires_grad
         ends.append(problem.vector())
     assert torch.equal(*ends)
+
+
+def test_a_copy_keeps_the_statistics_clean(make_problem: Callable[..., Problem]) -> None:
+    problem = make_problem(nn.BatchNorm1d(4))
+    optimizer = STORM(problem.parameters, 0.3, 20.0, 0.1, "tensor", buffers=problem.model.buffers())
+    parts = partition(0)
+    optimizer.step(problem.batch(0, parts[0]), problem.closure)
+    other, its = copy.deepcopy((problem, optimizer))
+    for part in parts[1:4]:
+        optimizer.step(problem.batch(0, part), problem.closure)
+        its.step(other.batch(0, part), other.closure)
+    assert all(torch.equal(a, b) for a, b in zip(problem.model.buffers(), other.model.buffers(), strict=True))
+
+
+def test_an_unreached_parameter_has_gradient_zero() -> None:
+    w, aside = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([2.0]))
+
+    def closure(reached: bool) -> Tensor:
+        loss = (w.square() + (aside.square() if reached else 0)).sum() / 2
+        loss.backward()
+        return loss
+
+    optimizer = STORM([w, aside], k=1.0, c=0.0, w0=1.0, granularity="tensor")
+    optimizer.step(False, closure)
+    assert aside.item() == 2.0
+    assert optimizer.path()[0][1].item() == 1.0  # nothing has been accumulated
+
+
+@pytest.mark.parametrize("method", ["SVRG", "STORM"])
+def test_steps_and_measurements_work_where_gradients_are_off(problem: Problem, method: str) -> None:
+    batches = [problem.batch(i, part) for i, part in enumerate(partition(0))]
+    with torch.no_grad():
+        base = torch.optim.SGD(problem.parameters, lr=0.1)
+        optimizer = STORM(problem.parameters) if method == "STORM" else SVRG(base)
+        if isinstance(optimizer, SVRG):
+            optimizer.snapshot(batches, problem.closure)
+        for batch in batches[:2]:
+            assert not optimizer.step(batch, problem.closure).requires_grad
+        p = problem.parameters
+        gradient_noise(p, [v + 1 for v in p], [v + 1 for v in p], batches, problem.closure)
+
+
+@pytest.mark.parametrize("granularity", ["global", "tensor", "coordinate"])
+def test_storms_state_is_two_copies_and_the_accumulators(problem: Problem, granularity: str) -> None:
+    optimizer = STORM(problem.parameters, granularity=granularity)
+    optimizer.step(problem.batch(0, partition(0)[0]), problem.closure)
+    copies, tensors = sum(problem.sections), len(problem.sections)
+    held = sum(t.numel() for state in optimizer.state_dict()["state"].values() for t in state.values())
+    assert held == 2 * copies + (copies if granularity == "coordinate" else tensors)

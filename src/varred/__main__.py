@@ -55,7 +55,7 @@ def verify_records(
     execution = Execution.model_validate({"device": device})
     if whole and not folder:
         records = _cheapest(store)
-    elif count:
+    elif count and not whole:
         records = random.Random(seed).sample(records, min(count, len(records)))
     held = failures = 0
     for run in records:

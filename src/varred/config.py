@@ -241,8 +241,10 @@ class TorchvisionModel(Frozen):
         """
         if self.architecture in ("googlenet", "inception_v3"):
             raise ValueError(f"{self.architecture} has auxiliary outputs, which the training loop has no loss for")
-        from torchvision import models  # slow to import, and needed for nothing else
-
+        try:
+            from torchvision import models  # slow to import, and needed for nothing else
+        except Exception as error:  # beside another torch than its own it raises RuntimeError
+            raise ValueError(f"torchvision can't be loaded ({error}): install the one of this torch") from error
         if self.architecture not in models.list_models(module=models):
             raise ValueError(
                 f"torchvision has no classifier {self.architecture!r}: see torchvision.models.list_models()"
@@ -422,7 +424,7 @@ class Execution(Frozen):
 
     Attributes:
         device: ``"auto"`` takes CUDA, else MPS, else the CPU.
-        threads: CPU threads; None leaves torch's choice.
+        threads: CPU threads; None leaves as many as the process has.
         compile: pass the model through :func:`torch.compile`.
 
     """

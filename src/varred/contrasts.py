@@ -68,6 +68,11 @@ def paired(name: str, first: Sequence[Run], second: Sequence[Run], value: Value)
     return summarize(name, [ours[seed] - theirs[seed] for seed in seeds])
 
 
+def ended(value: Value) -> Value:
+    """Return a run's value; NaN for one that diverged, whose curves stop early."""
+    return lambda run: math.nan if run.diverged else value(run)
+
+
 def summarize(name: str, differences: Sequence[float]) -> Contrast:
     r"""Return mean, 95 % interval and p value of paired differences.
 

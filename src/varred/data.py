@@ -133,11 +133,14 @@ def load(name: Name, size: Size = "full") -> DataSet:
     x_train, y_train, x_test, y_test, classes = arrays
     found, expected = (len(x_train), len(x_test)), _COUNTS[name, size]
     where = f" in {source}" if source else ""
+    again = "remove the file and provide" if source else "restore book/data with git checkout, which has"
     if found != expected or x_train.shape[1:] != _SHAPES[name]:
         raise DataError(
             f"{name}{where}: expected {expected[0]} + {expected[1]} images of shape {_SHAPES[name]}, found "
-            f"{found[0]} + {found[1]} of shape {x_train.shape[1:]}; remove the file and provide a whole one"
+            f"{found[0]} + {found[1]} of shape {x_train.shape[1:]}; {again} a whole one"
         )
+    if any(((labels < 0) | (labels >= len(classes))).any() for labels in (y_train, y_test)):
+        raise DataError(f"{name}{where}: labels must be 0 to {len(classes) - 1}; {again} an unaltered one")
     x_train, y_train = canonical(x_train, y_train)
     x_test, y_test = canonical(x_test, y_test)
     digest = hashlib.sha256()
@@ -147,7 +150,7 @@ def load(name: Name, size: Size = "full") -> DataSet:
     if digest.hexdigest() != wanted:
         raise DataError(
             f"{name}{where}: the images differ from the published set (SHA-256 {digest.hexdigest()[:12]}, expected "
-            f"{wanted[:12]}); remove the file and provide an unaltered one"
+            f"{wanted[:12]}); {again} an unaltered one"
         )
     return DataSet(
         name,
@@ -272,11 +275,13 @@ def _embedded_sheet(name: str) -> Arrays:
     try:
         sheet = np.asarray(Image.open(folder / f"{name}-sample.webp").convert("RGB"))
         meta = json.loads((folder / f"{name}-sample.json").read_text())
-    except (OSError, ValueError) as error:
+        images = sheet.reshape(-1, 32, 50, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
+        labels, classes = np.asarray(meta["labels"], dtype=np.int64), tuple(meta["classes"])
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{labels.size} labels for {len(images)} images")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / name}-sample: can't be read ({error}); restore it with git checkout") from error
-    images = sheet.reshape(-1, 32, 50, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
-    labels = np.asarray(meta["labels"])
-    return images[:2000], labels[:2000], images[2000:], labels[2000:], tuple(meta["classes"])
+    return images[:2000], labels[:2000], images[2000:], labels[2000:], classes
 
 
 def _mnist_sample() -> Arrays:

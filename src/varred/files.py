@@ -28,6 +28,6 @@ def write_atomically(path: Path, data: bytes) -> None:
 def remove_stale(folder: Path) -> None:
     """Remove the temporary files that killed writers left in a folder: those that nobody has touched for an hour."""
     for partial in folder.glob("*.partial"):
-        with contextlib.suppress(FileNotFoundError):  # its writer has renamed it meanwhile
+        with contextlib.suppress(OSError):  # renamed meanwhile, or not ours to remove: it is in nobody's way
             if time.time() - partial.stat().st_mtime > STALE_SECONDS:
                 partial.unlink()

@@ -173,7 +173,7 @@ def metainit(
 
     Raises:
         ValueError: an argument is out of range, or the model has no trainable weight tensor.
-        QuotientError: the quotient is not finite; the model is left as the steps before made it.
+        QuotientError: the quotient is not finite, or its slope is NaN; the model is left as the steps before made it.
 
     References:
         Dauphin and Schoenholz (2019), figure 2; source 000, section 2.8.
@@ -213,10 +213,13 @@ def metainit(
             quotients.append(quotient.item())
             slopes = torch.autograd.grad(quotient, [parameters[name] for name in first], materialize_grads=True)
             with torch.no_grad():
-                for name, slope in zip(first, slopes, strict=True):
+                along = [(parameters[name] * slope).sum() for name, slope in zip(first, slopes, strict=True)]
+                if bool(torch.stack(along).isnan().any()):  # its sign is 0: the norms would stay, without a word
+                    raise QuotientError(f"the gradient quotient's slope is NaN after {len(quotients) - 1} steps")
+                for name, slope in zip(first, along, strict=True):
                     p = parameters[name]
                     norm = p.norm()
-                    memory[name] = momentum * memory[name] - learning_rate * (p * slope).sum().sign()
+                    memory[name] = momentum * memory[name] - learning_rate * slope.sign()
                     p.mul_((norm + memory[name]).clamp(min=SMALLEST * first[name]) / norm)
     norms = {name: (norm.item(), parameters[name].detach().norm().item()) for name, norm in first.items()}
     return MetaInit(quotients, norms)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from varred.optim.batch import Closure, Size, placed, preserved, size_of, take_gradients
+from varred.optim.batch import Closure, Size, placed, preserved, size_of, take_gradients, weight_of
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,15 @@ def gradient_noise(
         (16.0, 4.0, 0.25, 5.0)
     """
     parameters = list(parameters)
+    shapes = [p.shape for p in parameters]
+    for name, values in (("snapshot", snapshot), ("full_gradient", full_gradient)):
+        if [value.shape for value in values] != shapes:
+            raise ValueError(
+                f"{name} must hold one tensor a parameter, of its shape; got {len(values)} tensors for {len(shapes)} "
+                "parameters: take a snapshot first, of these parameters"
+            )
+    if any(p.is_complex() for p in parameters):
+        raise ValueError("gradient noise is measured for real parameters only")
     point = [value.detach().clone() for value in snapshot]
     moments = {name: _Moments() for name in ("here", "there", "estimate")}
     lengths = torch.zeros((), dtype=torch.float64)
@@ -115,7 +124,7 @@ def gradient_noise(
     kept = list(buffers)
     with preserved(kept, parameters):
         for batch in batches:
-            weight = size(batch)
+            weight = weight_of(batch, size)
             total += weight
             with preserved(kept, parameters), torch.enable_grad():
                 closure(batch)

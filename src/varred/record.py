@@ -257,11 +257,15 @@ class Run(Frozen):
     def contradiction(self) -> str | None:
         """Say where the record contradicts itself; None where it doesn't.
 
-        Its curves have one entry for each point, those of the validation and the test set end with the final values,
-        and a mean loss is that of the rightly and of the wrongly classified images weighted by the accuracy.
+        A run that ended has all its epochs. Its curves have one entry for each point, those of the validation and the
+        test set end with the final values, and a mean loss is that of the rightly and of the wrongly classified images
+        weighted by the accuracy.
         """
         if not self.curves.samples:
             return "its curves are empty"
+        epochs = len(self.curves.samples) - 1
+        if self.diverged is None and epochs != self.config.epochs:
+            return f"it has {epochs} of {self.config.epochs} epochs, and no divergence"
         curves = self.curves.model_dump()
         for name, values in curves.items():
             needed = self.final.validation is not None or not name.startswith("validation")

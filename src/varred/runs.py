@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 from pydantic import ValidationError
 
+from varred import data
 from varred.config import Config, Execution, Observation, Preset, explain
 from varred.files import write_atomically
 from varred.record import Run
-from varred.train import Trainer
+from varred.train import FINGERPRINT, Trainer
 
 TOLERANCE, ACROSS = 1e-3, 1e-2  # of a retrained loss: on the same kind of device, across kinds
 _AGAIN = "restore it with git, or remove it and train again"
@@ -135,7 +136,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, (run.model_dump_json(indent=1) + "\n").encode())
         except OSError as error:
-            advice = "free some space" if error.errno == errno.ENOSPC else "make the folder writable"
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = "free some space" if full else "make the folder writable"
             raise RecordError(f"{path}: can't be written ({error.strerror}); {advice} and run again") from error
         return path
 
@@ -145,7 +147,9 @@ class Store:
             run = Run.model_validate_json(path.read_text(encoding="utf-8"))
         except ValidationError as error:
             raise RecordError(f"{path}: not a valid run record ({explain(error)[:200]}); {_AGAIN}") from error
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise RecordError(f"{path}: can't be read ({error.strerror}); mend that and run again") from error
+        except ValueError as error:
             raise RecordError(f"{path}: can't be read ({error}); {_AGAIN}") from error
         if run.config.identity != path.stem:
             raise RecordError(f"{path}: its config is that of run {run.config.identity}; {_AGAIN}")
@@ -245,6 +249,8 @@ def verify(run: Run, execution: Execution | None = None, *, whole: bool = False)
 
     """
     execution = execution or Execution()
+    if data.load(run.config.data.name, run.config.data.size).checksum != run.data_checksum:
+        return Audit(run.config.identity, math.inf, 0.0)
     if execution.threads is None and execution.resolve().type == run.provenance.device == "cpu":
         execution = execution.model_copy(update={"threads": run.provenance.threads})
     recorded = _results(run) if whole else run.fingerprint
@@ -286,9 +292,7 @@ def _losses(run: Run, execution: Execution, whole: bool, twin: int = 0) -> list[
     if trainer.state.diverged is not None:
         return []
     trainer.begin(0)
-    # A record without steps says that the run was given up before the first: then none may be made now.
-    steps = len(run.fingerprint) or 1
-    return [trainer.step(batch).item() for batch in itertools.islice(trainer.batches(0), steps)]
+    return [trainer.step(batch).item() for batch in itertools.islice(trainer.batches(0), FINGERPRINT)]
 
 
 def _difference(recorded: float, again: float) -> float:

@@ -98,7 +98,11 @@ def sweep(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
+    store.available(configs)  # a damaged record is named now, not after the last run
     missing = store.missing(configs, observation)
+    if checkpoints is not None:  # left by a sweep that was killed between record and removal
+        for identity in {config.identity for config in configs} - {config.identity for config in missing}:
+            (checkpoints / f"{identity}.pt").unlink(missing_ok=True)
     if missing:
         execution = execution or Execution(threads=1 if jobs > 1 or client is not None else None)
         if client is None:
@@ -116,8 +120,7 @@ def sweep(
         if client is not None:
             results = _on_cluster(client, missing, execution, checkpoints, observation)
         else:
-            # Another sweep of the same folder may have recorded a run meanwhile.
-            wanted = (config for config in missing if store.missing([config], observation))
+            wanted = (config for config in missing if _wanted(store, config, observation))
             results = _on_this_machine(wanted, execution, checkpoints, observation, jobs)
         failures = []
         for run in tqdm(results, total=len(missing), desc="runs"):
@@ -133,6 +136,14 @@ def sweep(
                 error.add_note(failure.trace)
             raise error
     return [store.get(config) for config in configs]
+
+
+def _wanted(store: Store, config: Config, observation: Observation | None) -> bool:
+    """Return whether no other sweep of the same folder has recorded the run meanwhile."""
+    try:
+        return bool(store.missing([config], observation))
+    except RecordError:
+        return False  # named at the end: raised here it would end the runs in progress
 
 
 def _checkpoint(config: Config, folder: Path | None) -> Path | None:

@@ -87,9 +87,10 @@ def measure(configs: Sequence[Config], execution: Execution | None = None) -> li
     for trainer in trainers:
         trainer.model.train()
         some = list(itertools.islice(trainer.batches(0), STEPS))
-        rule = trainer.config.optimizer
-        whole = list(itertools.islice(trainer.batches(0, _snapshot_batch(rule)), STEPS))
+        whole: list[Batch] = []
         if isinstance(trainer.optimizer, SVRG):
+            size = _snapshot_batch(trainer.config.optimizer)
+            whole = list(itertools.islice(trainer.batches(0, size), STEPS))
             trainer.optimizer.snapshot(whole[:1], trainer.closure)
         _timed(trainer, "steps", lambda trainer=trainer, some=some: trainer.step(some[0]))  # type: ignore[misc]
         one = _timed(trainer, "steps", lambda trainer=trainer, some=some: trainer.step(some[0]))  # type: ignore[misc]
@@ -198,8 +199,9 @@ def read(path: Path) -> dict[str, dict[str, float]]:
 def update(path: Path, configs: Sequence[Config], execution: Execution | None = None) -> None:
     """Measure one config of each kind and write the file."""
     kinds = {kind(config): config for config in configs}
-    times: dict[str, object] = dict(read(path))
-    times.update(zip(kinds, measure(list(kinds.values()), execution), strict=True))
+    read(path)  # a damaged file is named before the minutes of measuring
+    found = measure(list(kinds.values()), execution)
+    times: dict[str, object] = {**read(path), **dict(zip(kinds, found, strict=True))}
     write_atomically(path, (json.dumps(times, indent=1, sort_keys=True) + "\n").encode())
 
 

@@ -46,6 +46,7 @@ LOOK_EVERY = 100  # steps between two looks at the losses on the device
 EVALUATION_BATCH = 500
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 CHECKPOINT_SECONDS = 60.0
+FINGERPRINT = 20  # losses that a record keeps for its audit
 QUOTIENT_BATCHES = 4
 
 Progress = Callable[[int, int], None]
@@ -408,7 +409,7 @@ class Trainer:
         while self.state.epoch < self.config.epochs and self.state.diverged is None:
             losses = self.epoch(self.state.epoch).cpu().double()
             if self.state.epoch == 0:
-                self.state.fingerprint = losses[:20].tolist()
+                self.state.fingerprint = losses[:FINGERPRINT].tolist()
             weights = sizes[: len(losses)]
             mean = ((losses * weights).sum() / weights.sum()).item()
             if not bool(torch.isfinite(losses).all()):
@@ -425,6 +426,8 @@ class Trainer:
                 except (OSError, RuntimeError) as error:
                     print(f"{checkpoint}: can't be written ({_line(error)}); the run goes on without it", flush=True)
                 saved = time.monotonic()
+        if self.state.diverged is None and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            self.state.diverged = {"epoch": self.config.epochs - 1, "reason": "non-finite weights"}
         return self._record()
 
     def initialize(self) -> None:
@@ -460,7 +463,7 @@ class Trainer:
         Raises:
             ValueError: the checkpoint is another run's.
             CheckpointError: it is damaged, of another layout, or lacks what is to be observed.
-            OSError: the file can't be read; that says nothing about what it holds.
+            OSError, MemoryError, torch.OutOfMemoryError: it can't be read; that says nothing about what it holds.
 
         """
         content = io.BytesIO(path.read_bytes())
@@ -469,6 +472,8 @@ class Trainer:
             state = torch.load(content, map_location="cpu", weights_only=True)
             identity = state["identity"]
             state["program"]  # what saved it
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # says nothing about what the file holds
         except Exception as error:  # torch raises RuntimeError, EOFError or UnpicklingError by the damage
             raise CheckpointError(f"{path}: the checkpoint is damaged") from error
         if identity != self.config.identity:
@@ -478,6 +483,8 @@ class Trainer:
             progress = _Progress(**state["progress"])
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+        except torch.OutOfMemoryError:
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path}: the checkpoint is of another version of the program") from error
         if isinstance(self.optimizer, SVRG):

@@ -197,6 +197,8 @@ def _same_step(store: Store) -> list[str]:
 
 
 def _four_digits(contrast: Contrast) -> str:
+    if not math.isfinite(contrast.mean):
+        return "a run diverged"
     interval = f" [{contrast.low:+.4f}, {contrast.high:+.4f}]" if contrast.bounded else ""
     return f"{contrast.mean:+.4f}{interval}{' *' if contrast.significant else ''}"
 

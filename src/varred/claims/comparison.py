@@ -18,7 +18,7 @@ from varred.claims.verdict import (
     with_divergence,
     write,
 )
-from varred.contrasts import Contrast, Value, against, holm, summarize
+from varred.contrasts import Contrast, Value, against, ended, holm, summarize
 from varred.experiments.comparison import METHODS, NORMALIZATIONS, RESNET18, RESNET101, Comparison, Normalization
 from varred.record import Run
 from varred.runs import Store
@@ -44,7 +44,7 @@ def benchmark_runs(comparison: Comparison, store: Store, normalization: Normaliz
 def final_contrasts(comparison: Comparison, store: Store, normalization: Normalization, value: Value) -> list[Contrast]:
     """Return SVRG against SGD and Adam; empty before the first complete seed."""
     runs = benchmark_runs(comparison, store, normalization)
-    return against(runs, ("SVRG",), OTHERS, value, _planned(comparison)) if runs["SVRG"] else []
+    return against(runs, ("SVRG",), OTHERS, ended(value), _planned(comparison)) if runs["SVRG"] else []
 
 
 def _accuracy(run: Run) -> float:

@@ -151,7 +151,7 @@ def variance(store: Store) -> Verdict:
         cells = deficit.cells(store, SCALE, setting)
         runs = [run for run in cells["SVRG every epoch"] if run.config.seed == SCALE.seeds[0]]
         own = [n for run in runs for n in run.noise if n.epoch in (middle, last) and n.fraction in (0.33, 1.0)]
-        if len(own) < 4:
+        if len(own) < 4 or any(run.diverged for run in runs):
             return with_divergence(name, runs) or waiting(name)
         moments += own
         above = sum(n.ratio > 1 for n in own)

@@ -21,7 +21,7 @@ from varred.claims.verdict import (
     with_divergence,
     write,
 )
-from varred.contrasts import Contrast, against, paired, summarize
+from varred.contrasts import Contrast, against, ended, paired, summarize
 from varred.experiments import lenet_mnist as lenet
 from varred.record import Run
 from varred.runs import Store
@@ -72,7 +72,7 @@ def early(store: Store) -> Verdict:
 def final_contrasts(store: Store, value: Callable[[Run], float]) -> list[Contrast]:
     """Return the six contrasts of the benchmark; empty before the first complete seed."""
     runs = benchmark_runs(store)
-    return against(runs, REDUCED, OTHERS, value, len(SCALE.seeds)) if _seeds(runs) else []
+    return against(runs, REDUCED, OTHERS, ended(value), len(SCALE.seeds)) if _seeds(runs) else []
 
 
 def test_loss(store: Store) -> Verdict:
@@ -98,7 +98,7 @@ def time_contrasts(store: Store) -> list[Contrast]:
     def by_then(run: Run) -> float:
         return value_at(run, timing.seconds(run, times), limit, "test_loss")
 
-    return against(runs, REDUCED, OTHERS, by_then, len(SCALE.seeds))
+    return against(runs, REDUCED, OTHERS, ended(by_then), len(SCALE.seeds))
 
 
 def time(store: Store) -> Verdict:

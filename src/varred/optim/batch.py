@@ -18,7 +18,7 @@ Size = Callable[[Any], int]
 """The number of samples in a batch."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """A mini-batch :math:`B` that knows its place in the epoch and its size :math:`|B|`.
 
@@ -51,18 +51,28 @@ def size_of(batch: object) -> int:
 
     Raises:
         TypeError: the batch has no integer attribute ``size``.
-        ValueError: the batch is empty.
 
     """
     size = getattr(batch, "size", None)
     if isinstance(size, int):
-        if size < 1:
-            raise ValueError(f"a batch of {size} samples has no mean loss: leave it out")
         return size
     raise TypeError(
         f"a {type(batch).__name__} does not say how many samples it holds: pass a varred.optim.Batch, "
         "or give the optimizer a function, e.g. size=lambda batch: len(batch[1])"
     )
+
+
+def weight_of(batch: object, size: Size) -> int:
+    """Return ``size(batch)``, by which the batch's mean counts.
+
+    Raises:
+        ValueError: the batch is empty.
+
+    """
+    weight = size(batch)
+    if weight < 1:
+        raise ValueError(f"a batch of {weight} samples has no mean loss: leave it out")
+    return weight
 
 
 @contextmanager
@@ -131,6 +141,7 @@ def take_gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
         gradient = parameter.grad
         if gradient is None:
             gradient = torch.zeros_like(parameter)
-        gradients.append(gradient.clone() if gradient._is_view() else gradient)
+        gradient = gradient.clone() if gradient._is_view() else gradient
+        gradients.append(gradient.detach())  # a closure may build a graph of it (create_graph)
         parameter.grad = None
     return gradients

@@ -352,8 +352,10 @@ def storm(
             if sections is None:
                 raise ValueError("granularity 'tensor' needs sections, the lengths of the parameter tensors")
             total = total + torch.cat([(part * part).sum().expand_as(part) for part in g.split(list(sections))])
-        else:
+        elif granularity == "coordinate":
             total = total + g * g
+        else:
+            raise ValueError(f"granularity must be global, tensor or coordinate, got {granularity!r}")
         eta = k / (w0 + total) ** (1 / 3)
         a = c * eta**2
         if clip:

@@ -121,8 +121,9 @@ class STORM(Optimizer):
         """
         parameters = self.parameters
         started = bool(self.state)
-        if started and self.state.keys() != set(parameters):
-            self._leave_out_frozen(parameters)
+        self._check_trained(parameters)
+        for parameter in self.state.keys() - set(parameters):
+            del self.state[parameter]  # of one that is not trained any more
         self.zero_grad()
         if started:
             previous = self._column("previous")
@@ -157,17 +158,14 @@ class STORM(Optimizer):
         torch.clear_autocast_cache()  # of weights that have moved
         return loss.detach()
 
-    def _leave_out_frozen(self, parameters: list[Tensor]) -> None:
-        """Forget the state of parameters that are not trained any more; refuse those that have none."""
-        trained = set(parameters)
-        if not trained:
+    def _check_trained(self, parameters: list[Tensor]) -> None:
+        """Refuse parameters without an estimate once there are estimates, and no parameters."""
+        if not parameters:
             raise RuntimeError("all of STORM's parameters are frozen: there is nothing to step")
-        if not trained <= self.state.keys():
+        if self.state and not self.state.keys() >= set(parameters):
             raise RuntimeError(
                 "parameters were unfrozen after STORM's first step, which has no estimate for them: build a new one"
             )
-        for parameter in [p for p in self.state if p not in trained]:
-            del self.state[parameter]
 
     def path(self) -> tuple[list[Tensor], list[Tensor]]:
         r"""Return :math:`(\eta_t, a_{t+1})`, each a list of one flat tensor a parameter.
@@ -180,7 +178,7 @@ class STORM(Optimizer):
         """
         if not self.state:
             raise RuntimeError("no step yet: the step size is known after the first call of step")
-        self._leave_out_frozen(self.parameters)
+        self._check_trained(self.parameters)
         rates = self._rates(self._sums())
         return [r.flatten() for r in self._spread(rates)], [a.flatten() for a in self._spread(self._momenta(rates))]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from varred.optim.batch import Closure, Size, placed, preserved, size_of, take_gradients
+from varred.optim.batch import Closure, Size, placed, preserved, size_of, take_gradients, weight_of
 
 
 class SVRG:
@@ -125,7 +125,7 @@ class SVRG:
         self.zero_grad()
         with preserved(self._buffers, parameters):
             for batch in batches:
-                size = self._size(batch)
+                size = weight_of(batch, self._size)
                 total += size
                 with torch.enable_grad():
                     closure(batch)
@@ -190,6 +190,9 @@ class SVRG:
 
         """
         parameters = self.parameters
+        missing = {"base", "point", "full_gradient"} - state.keys()
+        if missing:
+            raise ValueError(f"the state lacks {', '.join(sorted(missing))}: load a base optimizer's state into .base")
         if bool(state["point"]) != bool(state["full_gradient"]):
             raise ValueError("the state has one of point and full_gradient without the other")
         for key in ("point", "full_gradient"):
