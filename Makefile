@@ -11,6 +11,7 @@ PAGES := _config.yml _toc.yml book/build.py $(wildcard book/*.md book/*.bib book
 export CHAPTER PRESET PARAMS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+.NOTPARALLEL:
 .PHONY: help book test unit smoke site run chapters student bench verify lint constraints clean
 
 help:

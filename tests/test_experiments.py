@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,22 @@ def test_where_the_selected_rate_diverges_the_next_best_runs_beside_it(real: Run
         assert all(found[f"SGD, at {rate}"][0].diverged for rate in tried if rate != 0.05)
         tried = beside
         assert RESNET18.rates(store, scale)["none"] == {"SGD": 0.05}  # claims are judged at the selected rate
+
+
+def test_with_the_sources_values_its_whole_grid_decides_and_stands_not_beside_the_benchmark(
+    real: Run, tmp_path: Path
+) -> None:
+    store, scale = Store(tmp_path), replace(RESNET18.scale("smoke"), source_values=True)
+    source, values = RESNET18.source_rates["none"]["SGD"], RESNET18.grids["SGD"].values
+    grid = {rate: RESNET18.grid_run(scale, "none", "SGD", rate) for rate in values}
+    assert RESNET18.benchmark(scale, {"none": {"SGD": values[0]}}) == [grid[values[0]]]  # one run serves both
+    for rate in values:
+        assert RESNET18.selected(store, scale, "none", "SGD") is None
+        store.put(record(real, grid[rate], loss=rate))
+    assert RESNET18.selected(store, scale, "none", "SGD") == values[0] != source
+    assert list(RESNET18.runs(store, scale)["none"]) == list(METHODS)
+    store.put(record(real, grid[source], loss=9.0, diverged=True))
+    assert list(RESNET18.runs(store, scale)["none"]) == [*METHODS, f"SGD, at {values[0]:g}"]
 
 
 # The factorial
@@ -672,6 +689,20 @@ def test_a_band_is_the_mean_and_the_range_over_seeds(real: Run) -> None:
         assert list(ax.lines[0].get_ydata()) == [3 * k, 2 * k]
         heights = ax.collections[0].get_paths()[0].vertices[:, 1]
         assert (heights.min(), heights.max()) == (k, 4 * k)
+
+
+@pytest.mark.parametrize(("losses", "place"), [([3.0, 2.0, math.nan], (1, 2.0)), ([3.0, math.nan, 0.0], (1, 1.0))])
+def test_a_band_has_a_cross_where_a_run_diverged_if_need_be_at_the_edge(
+    losses: list[float], place: tuple[float, float], real: Run
+) -> None:
+    epochs = [0, 1, 2] if math.isfinite(losses[1]) else [0, 1]
+    curves = real.curves.model_copy(update={"samples": epochs, "train_loss": losses[: len(epochs)]})
+    ended = real.model_copy(update={"curves": curves, "diverged": Divergence(epoch=1, reason="non-finite loss")})
+    _, ax = figures.new_figure()
+    figures.band(ax, [ended], lambda run: run.curves.samples, "train_loss", label="SGD")
+    (cross,) = (line for line in ax.lines if line.get_marker() == "x")
+    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == place
+    assert (cross.get_transform() == ax.get_xaxis_transform()) == (len(epochs) == 2)
 
 
 def test_the_benchmarks_epochs_leave_the_search_alone() -> None:

@@ -69,8 +69,9 @@ class Memory(Store):
         clipped: float | None = None,
         diverged: bool = False,
     ) -> None:
-        """Write a record: curves by epochs, the final values those at their ends."""
-        epochs = range(config.epochs + 1)
+        """Write a record: curves by epochs, two of them where it diverged; the final values those at their ends."""
+        trained = 2 if diverged else config.epochs
+        epochs = range(trained + 1)
         tests, losses, held = ([curve(epoch) for epoch in epochs] for curve in (test, training, validation))
         parts = {
             name: Evaluation(
@@ -78,14 +79,16 @@ class Memory(Store):
             )
             for name, loss in (("test", tests[-1]), ("train", losses[-1]), ("validation", held[-1]))
         }
-        shares = {"learning_rate": [[0.1]] * config.epochs, "momentum": [[0.1]] * config.epochs}
+        shares = {"learning_rate": [[0.1]] * trained, "momentum": [[0.1]] * trained}
         self.kept[config.identity] = Run(
             config=config,
-            curves=Curves(samples=costs(config), test_loss=tests, train_loss=losses, validation_loss=held),
+            curves=Curves(
+                samples=costs(config)[: len(epochs)], test_loss=tests, train_loss=losses, validation_loss=held
+            ),
             final=Final(**parts),
             fingerprint=[],
-            path=None if clipped is None else Trace(quantiles=[0.5], clipped=[clipped] * config.epochs, **shares),
-            diverged=Divergence(epoch=config.epochs, reason="non-finite loss") if diverged else None,
+            path=None if clipped is None else Trace(quantiles=[0.5], clipped=[clipped] * trained, **shares),
+            diverged=Divergence(epoch=trained, reason="non-finite loss") if diverged else None,
             data_checksum="",
             curve_images=1,
             training_images=1,
@@ -287,6 +290,8 @@ def test_a_diverged_run_of_the_benchmark_leaves_every_claim_on_it_open(claim: st
     store.add(config, diverged=True)
     verdict = claims.judge(f"lenet-{claim}", store)
     assert (verdict.word, verdict.reason) == (OPEN, "1 of 25 of its runs diverged, which further seeds can't mend")
+    (row,) = (line for line in claims.answer(store, claims.judge, {}).splitlines() if line.startswith("| SVRG - SGD |"))
+    assert row == "| SVRG - SGD " + 4 * "| a run diverged " + "|"
 
 
 def test_a_method_that_sgd_never_catches_has_not_trained_less_far(store: Memory) -> None:
@@ -463,3 +468,6 @@ def test_a_seed_in_which_sgd_never_gets_there_leaves_the_claim_open(store: Memor
     (config,) = (c for c in lenet.benchmark(lenet.scale("cpu", seeds=[2])) if c.method == "SVRG")
     store.add(config, training=flat(0.0))
     assert store.word("lenet-train-loss") == OPEN
+    for config in (c for c in lenet.benchmark(SCALE) if c.method == "STORM"):
+        store.add(config, training=falling)
+    assert store.word("lenet-train-loss") == FAILS  # STORM has trained as far as SGD, whatever SVRG would show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import random
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from varred import claims, experiments, runs, timing
 from varred.config import Execution, explain
 from varred.data import DataError
+from varred.files import write_atomically
 from varred.record import Run
 from varred.runs import Store, repository, verify
 from varred.sweep import work_through
@@ -96,17 +98,22 @@ def pages() -> None:
 
     store = runs.results("cpu")
     book = root / "book"
-    (book / "claims.md").write_text(claims.page(book / "claims.yml", store))
     phases = {chapter: list(experiments.queue(chapter, "cpu", store)) for chapter in experiments.CHAPTERS}
-    (book / "answer.md").write_text(claims.answer(store, claims.judge, phases))
-    (book / "bench.md").write_text(timing.bench_page(store.folder / "times" / "bench.json"))
+    texts = {
+        "claims.md": claims.page(book / "claims.yml", store),
+        "answer.md": claims.answer(store, claims.judge, phases),
+        "bench.md": timing.bench_page(store.folder / "times" / "bench.json"),
+    }
     figures.use_style()
-    metadata = {"Date": None}
     runs_by_method = claims.lenet_mnist.benchmark_runs(store)
     if not any(runs_by_method.values()):  # no seed has all five methods yet: show those that there are
         for run in store.available(experiments.lenet_mnist.benchmark(experiments.lenet_mnist.scale("cpu"))):
             runs_by_method[run.config.method].append(run)
-    figures.overview(runs_by_method).savefig(book / "_static" / "overview.svg", metadata=metadata)
+    picture = io.BytesIO()
+    figures.overview(runs_by_method).savefig(picture, format="svg", metadata={"Date": None})
+    for name, text in texts.items():  # all are computed before one is written
+        write_atomically(book / name, text.encode())
+    write_atomically(book / "_static" / "overview.svg", picture.getvalue())
     print("wrote book/claims.md, book/answer.md, book/bench.md and book/_static/overview.svg")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -97,10 +98,11 @@ def use_style() -> None:
             "image.cmap": "cividis",
         }
     )
-    try:
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-    except ImportError:  # outside a notebook there is nothing to set
+    shell = sys.modules.get("IPython")
+    if shell is None or shell.get_ipython() is None:  # outside a notebook there is nothing to set
         return
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
     set_matplotlib_formats("svg", metadata={"Date": None})
 
 
@@ -429,6 +431,8 @@ def band(
 ) -> None:
     """Draw the mean of a curve over seeds, and its range over seeds as a band; a cross where a run diverged.
 
+    The cross is at the run's last finite value; at the upper edge where there is none among the points drawn.
+
     Args:
         ax: the axes.
         runs: runs that differ in their seed alone; beyond the end of one that diverged the mean is over the others.
@@ -444,9 +448,11 @@ def band(
     if len(runs) > 1:
         ax.fill_between(position, values.min(0), values.max(0), color=drawn.get_color(), alpha=0.18, linewidth=0)
     for run, row in zip(runs, values, strict=True):
-        if run.diverged and row.count():
-            last = np.flatnonzero(~np.ma.getmaskarray(row))[-1]
-            _ = ax.plot(position[last], row[last], "x", color=drawn.get_color(), label="_")
+        if run.diverged and len(position):
+            finite = np.flatnonzero(~np.ma.getmaskarray(row))
+            place, height = (finite[-1], row[finite[-1]]) if finite.size else (0, 1.0)
+            edge: dict[str, Any] = {} if finite.size else {"transform": ax.get_xaxis_transform(), "clip_on": False}
+            _ = ax.plot(position[place], height, "x", color=drawn.get_color(), label="_", **edge)
 
 
 def _stack(runs: Sequence[Run], curve: str) -> np.ma.MaskedArray[Any, Any]:

@@ -167,8 +167,8 @@ def _leads(store: Store, judge: Callable[[str, Store], Verdict]) -> list[str]:
         reduced, other = loss.name.split(" - ")
         if other == "SGD":
             left = [-value for value in lenet_mnist.equal_training_loss(runs[other], runs[reduced])]
-            met = all(map(math.isfinite, left))
-            equal = _four_digits(summarize(loss.name, left)) if met else "SGD doesn't reach it in every seed"
+            level = loss if math.isnan(loss.mean) else summarize(loss.name, left)  # NaN: a run diverged
+            equal = "SGD doesn't reach it in every seed" if math.isinf(level.mean) else _four_digits(level)
             at_best = _four_digits(best[loss.name]) if best else "not run yet"
             own = [_four_digits(loss), equal, at_best, _four_digits(accuracies[loss.name])]
             lines.append(f"| {' | '.join([loss.name, *own])} |")

@@ -143,13 +143,26 @@ class Comparison:
                 known[rate] = loss if run.diverged is None and math.isfinite(loss) else math.inf
         return known
 
+    def tried(
+        self, store: Store, scale: Scale, normalization: Normalization, method: str
+    ) -> tuple[dict[float, float], list[float]]:
+        """Return the final validation losses that decide a learning rate, and the learning rates still to be tried.
+
+        Those of the search (:func:`varred.experiments.grid.walk`); with the source's values those of its whole grid.
+        """
+        losses = self.losses(store, scale, normalization, method)
+        if not scale.source_values:
+            return walk(self.grids[method], losses)
+        values = self.grids[method].values
+        return {rate: losses[rate] for rate in values if rate in losses}, [r for r in values if r not in losses]
+
     def selected(self, store: Store, scale: Scale, normalization: Normalization, method: str) -> float | None:
         """Return the learning rate of least validation loss at the end.
 
-        None while the search of :func:`varred.experiments.grid.walk` needs runs, and where all that it tried diverged.
-        Only the search's own runs count: the rest of the source's grids, run after the benchmark, changes no choice.
+        None while runs that decide it are missing, and where all of them diverged. The rest of the source's grids, run
+        after a search and the benchmark, changes no choice.
         """
-        tried, wanted = walk(self.grids[method], self.losses(store, scale, normalization, method))
+        tried, wanted = self.tried(store, scale, normalization, method)
         if wanted:
             return None
         best = min(tried, key=lambda rate: tried[rate])
@@ -171,7 +184,7 @@ class Comparison:
         chosen = [method for method in methods if method in scale.methods]
         for _ in range(STAGES if chosen else 0):
             path = {
-                (method, normalization): walk(self.grids[method], self.losses(store, scale, normalization, method))
+                (method, normalization): self.tried(store, scale, normalization, method)
                 for method in chosen
                 for normalization in NORMALIZATIONS
             }
@@ -227,22 +240,34 @@ class Comparison:
             chosen[normalization] = {method: rate for method, rate in own.items() if rate is not None}
         return chosen
 
-    def fallbacks(self, store: Store, scale: Scale) -> Mapping[Normalization, Mapping[str, float]]:
-        """Return the next best learning rates where a benchmark run at the selected one has diverged.
+    def beside(
+        self, store: Store, scale: Scale, normalization: Normalization, method: str, selected: float
+    ) -> list[float]:
+        """Return the learning rates whose runs stand beside the benchmark's at the selected one.
 
-        The next best is the one of least loss in the search, of those at which no benchmark run has diverged. Runs at
-        it stand beside the diverged ones and decide no claim: the claims' criteria know the selected rates alone.
+        None unless one of these diverged; else those next in the order of their losses, up to the first at which no
+        run of the benchmark has diverged. They decide no claim: the claims' criteria know the selected rates alone.
         """
+        if not self.diverged(store, scale, normalization, method, selected):
+            return []
+        tried, _ = self.tried(store, scale, normalization, method)
+        rates = []
+        for rate in sorted(tried, key=lambda rate: tried[rate]):
+            if rate != selected and math.isfinite(tried[rate]):
+                rates.append(rate)
+                if not self.diverged(store, scale, normalization, method, rate):
+                    break
+        return rates
+
+    def fallbacks(self, store: Store, scale: Scale) -> Mapping[Normalization, Mapping[str, float]]:
+        """Return the next best learning rates where a benchmark run at the selected one has diverged."""
         chosen: dict[Normalization, dict[str, float]] = {}
         for normalization, own in self.rates(store, scale).items():
             chosen[normalization] = {}
             for method, selected in own.items():
-                if self.diverged(store, scale, normalization, method, selected):
-                    tried, _ = walk(self.grids[method], self.losses(store, scale, normalization, method))
-                    for rate, loss in sorted(tried.items(), key=lambda item: item[1]):
-                        if math.isfinite(loss) and not self.diverged(store, scale, normalization, method, rate):
-                            chosen[normalization][method] = rate
-                            break
+                for rate in self.beside(store, scale, normalization, method, selected):
+                    if not self.diverged(store, scale, normalization, method, rate):
+                        chosen[normalization][method] = rate
         return chosen
 
     def diverged(self, store: Store, scale: Scale, normalization: Normalization, method: str, rate: float) -> bool:
@@ -258,13 +283,11 @@ class Comparison:
         for normalization, rates in self.rates(store, scale).items():
             for method, rate in rates.items():
                 found[normalization][method] = store.available(self.benchmark(scale, {normalization: {method: rate}}))
-        following = self.fallbacks(store, scale)
         for normalization, rates in self.rates(store, scale).items():
             for method, selected in rates.items():
-                for rate in self.grids[method].reach:  # one that diverged after it had run beside is shown too
-                    beside = store.available(self.benchmark(scale, {normalization: {method: rate}}))
-                    if rate != selected and (beside or following[normalization].get(method) == rate):
-                        found[normalization][f"{method}, at {rate:g}"] = beside
+                for rate in sorted(self.beside(store, scale, normalization, method, selected)):
+                    own = store.available(self.benchmark(scale, {normalization: {method: rate}}))
+                    found[normalization][f"{method}, at {rate:g}"] = own
         return found
 
     def plan(self, scale: Scale) -> list[Phase]:
