@@ -673,6 +673,20 @@ def test_what_the_draws_do_to_sgd_is_subtracted(
         assert false.low > 0.2  # that would hold
 
 
+def test_a_half_width_is_that_of_the_block_model(records: Records) -> None:
+    records.factorial()
+    cells = deficit.cells(records.store, judges.SCALE, "batch")
+    y = np.array([[judges.train_loss(run) for run in own] for own in cells.values()])
+    residual = y - y.mean(0) - y.mean(1, keepdims=True) + y.mean()
+    deviation = float(np.sqrt(np.square(residual).sum() / ((y.shape[0] - 1) * (y.shape[1] - 1))))
+    found = judges.contrasts(records.store, "batch")
+    sizes = [len(deficit.CONTRASTS[contrast.name]) for contrast in found]
+    assert set(sizes) == {2, 4}
+    for contrast, cells_of_it in zip(found, sizes, strict=True):
+        spreads = [0.6 * deviation, 1.64**0.5 * deviation]  # (.36 + 1.64) / 2 = 1
+        assert contrast.high - contrast.mean == pytest.approx(judges.half_width(spreads, cells_of_it))
+
+
 def test_a_diverged_run_takes_its_cells_contrasts_alone(records: Records) -> None:
     cell = "SVRG once, redrawn"
     records.factorial(everywhere({**UNLOCKED, "SVRG every 5, locked": 0.1}), diverged=[("batch", cell, 2)])

@@ -18,8 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from varred import claims, experiments, runs, timing
-from varred.__main__ import main
+from varred import claims, runs
+from varred.__main__ import computed, main
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -151,18 +151,15 @@ def test_the_module_runs_and_help_is_no_error() -> None:
     assert done.stderr == ""
 
 
-def test_every_claim_has_a_judge_and_the_page_is_computed() -> None:
-    declared = claims.read(ROOT / "book" / "claims.yml")
-    assert set(declared) == set(claims.JUDGES)
-    assert (ROOT / "book" / "claims.md").read_text() == claims.page(
-        ROOT / "book" / "claims.yml", runs.results("cpu")
-    ), "run python -m varred pages"
-    store = runs.results("cpu")
-    phases = {chapter: list(experiments.queue(chapter, "cpu", store)) for chapter in experiments.CHAPTERS}
-    answer = claims.answer(store, claims.judge, phases)
-    assert (ROOT / "book" / "answer.md").read_text() == answer, "run python -m varred pages"
-    bench = runs.results("cpu").folder / "times" / "bench.json"
-    assert (ROOT / "book" / "bench.md").read_text() == timing.bench_page(bench), "run python -m varred pages"
+def test_every_claim_has_a_judge() -> None:
+    assert set(claims.read(ROOT / "book" / "claims.yml")) == set(claims.JUDGES)
+
+
+def test_pages_are_computed_from_the_records() -> None:
+    files = computed(ROOT / "book")
+    assert {path.name for path in files} == {"claims.md", "answer.md", "bench.md", "overview.svg"}
+    for path, data in files.items():
+        assert path.read_bytes() == data, "run python -m varred pages"
 
 
 def git(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -88,16 +88,11 @@ def _cheapest(store: Store) -> list[Run]:
     return list(chosen.values())
 
 
-@app.command()
-def pages() -> None:
-    """Write what the prose pages compute from records: claims.md, answer.md, bench.md and the index page's picture."""
-    root = repository()
-    if root is None:
-        raise ValueError("pages are written in the repository, not in an installed package: clone it")
+def computed(book: Path) -> dict[Path, bytes]:
+    """Return what the prose pages compute from records, by file: claims, answer, speed and the index page's picture."""
     from varred import figures  # matplotlib is slow to import
 
     store = runs.results("cpu")
-    book = root / "book"
     phases = {chapter: list(experiments.queue(chapter, "cpu", store)) for chapter in experiments.CHAPTERS}
     texts = {
         "claims.md": claims.page(book / "claims.yml", store),
@@ -105,16 +100,22 @@ def pages() -> None:
         "bench.md": timing.bench_page(store.folder / "times" / "bench.json"),
     }
     figures.use_style()
-    runs_by_method = claims.lenet_mnist.benchmark_runs(store)
-    if not any(runs_by_method.values()):  # no seed has all five methods yet: show those that there are
-        for run in store.available(experiments.lenet_mnist.benchmark(experiments.lenet_mnist.scale("cpu"))):
-            runs_by_method[run.config.method].append(run)
     picture = io.BytesIO()
-    figures.overview(runs_by_method).savefig(picture, format="svg", metadata={"Date": None})
-    for name, text in texts.items():  # all are computed before one is written
-        write_atomically(book / name, text.encode())
-    write_atomically(book / "_static" / "overview.svg", picture.getvalue())
-    print("wrote book/claims.md, book/answer.md, book/bench.md and book/_static/overview.svg")
+    figures.overview(claims.lenet_mnist.benchmark_runs(store)).savefig(picture, format="svg", metadata={"Date": None})
+    files = {book / name: text.encode() for name, text in texts.items()}
+    return files | {book / "_static" / "overview.svg": picture.getvalue()}
+
+
+@app.command()
+def pages() -> None:
+    """Write what the prose pages compute from records."""
+    root = repository()
+    if root is None:
+        raise ValueError("pages are written in the repository, not in an installed package: clone it")
+    files = computed(root / "book")  # all of them before one is written
+    for path, data in files.items():
+        write_atomically(path, data)
+    print(f"wrote {', '.join(str(path.relative_to(root)) for path in files)}")
 
 
 @app.command("time")

@@ -131,14 +131,15 @@ def _chance(store: Store) -> list[str]:
         spreads = [judges.scatter(run.curves.train_loss) for run in runs]
         if spreads:
             pair, net = (judges.half_width(spreads, cells) for cells in (2, 4))
-            told = f"{min(spreads):.2f} to {max(spreads):.2f} nats {judges.label(setting)}"
-            parts.append(f"{told}: half-widths of {pair:.2f} for a difference of two cells, {net:.2f} for one of four")
+            told = f"a scatter of {min(spreads):.2f} to {max(spreads):.2f} nats by cell"
+            widths = f"half-widths of {pair:.2f} for a difference of two cells, {net:.2f} for one of four"
+            parts.append(f"  - {judges.label(setting)}: {told}; {widths}.")
     if not parts:
         return []
     return [
         "- *Chance*: the last eight epochs' ends of a run scatter about their trend. Did seeds scatter as much, three",
         "  of them would give the half-widths named here; a smaller effect of one seed can't be told from chance.",
-        f"  By cell {'; '.join(parts)}.",
+        *parts,
     ]
 
 
