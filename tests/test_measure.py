@@ -52,6 +52,9 @@ def test_it_agrees_with_a_brute_force_table(problem: Problem, alpha: float) -> N
     assert noise.centred == pytest.approx(variance(here - alpha * there, weights), rel=1e-8)
     offset = float((alpha * (mu - weights @ there)).square().sum())
     assert noise.offset == pytest.approx(offset, rel=1e-8, abs=0)
+    estimate = here - alpha * (there - mu)
+    error = float((weights * (estimate - weights @ here).square().sum(1)).sum())  # squared bias included
+    assert noise.ratio == pytest.approx(error / variance(here, weights), rel=1e-8)
     assert noise.distance == pytest.approx(distance, rel=1e-8)
     assert noise.curvature == pytest.approx(float(weights @ (here - there).norm(dim=1)) / distance, rel=1e-8)
     # The unweighted table, as published codes take it, is another number where the last batch is short.

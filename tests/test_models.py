@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,7 +82,7 @@ def test_normalization_comes_before_the_activation(build: type[nn.Sequential]) -
 
 @pytest.mark.parametrize("build", [resnet18, resnet101])
 @pytest.mark.parametrize("normalization", ["none", "batch"])
-def test_a_resnet_is_its_definition(build, normalization: str, float64: None) -> None:
+def test_a_resnet_is_its_definition(build: Callable[..., nn.Module], normalization: str, float64: None) -> None:
     torch.manual_seed(0)
     bottleneck, batch = build is resnet101, normalization == "batch"
     model = build(width=2, normalization=normalization, activation="tanh")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from itertools import chain
 
@@ -119,9 +120,10 @@ def test_a_resumed_run_equals_one_never_stopped_bit_for_bit(make_problem: Callab
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0.0}, "k must be positive, got 0.0"),
-        ({"c": -1.0}, "c must not be negative, got -1.0"),
-        ({"w0": 0.0}, "w0 must be positive, got 0.0"),
+        ({"k": 0.0}, "k must be positive and finite, got 0.0"),
+        ({"c": -1.0}, "c must be finite and not negative, got -1.0"),
+        ({"c": math.inf}, "c must be finite and not negative, got inf"),
+        ({"w0": 0.0}, "w0 must be positive and finite, got 0.0"),
         ({"granularity": "layer"}, "granularity must be one of global, tensor, coordinate, got 'layer'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
@@ -77,12 +78,12 @@ class STORM(Optimizer):
         clip: bool = True,
         buffers: Iterable[Tensor] = (),
     ) -> None:
-        if not k > 0:
-            raise ValueError(f"k must be positive, got {k}")
-        if not c >= 0:
-            raise ValueError(f"c must not be negative, got {c}")
-        if not w0 > 0:
-            raise ValueError(f"w0 must be positive, got {w0}")
+        if not 0 < k < math.inf:
+            raise ValueError(f"k must be positive and finite, got {k}")
+        if not 0 <= c < math.inf:
+            raise ValueError(f"c must be finite and not negative, got {c}")
+        if not 0 < w0 < math.inf:
+            raise ValueError(f"w0 must be positive and finite, got {w0}")
         if granularity not in get_args(Granularity):
             raise ValueError(f"granularity must be one of {', '.join(get_args(Granularity))}, got {granularity!r}")
         self._buffers = list(buffers)
