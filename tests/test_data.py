@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_a_permuted_archive_gives_the_same_tensors(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncated", "altered", "short", "classes", "missing", "unreadable", "folder", "torchvision"]
+    "damage", ["truncated", "altered", "short", "labels", "classes", "missing", "unreadable", "folder", "torchvision"]
 )
 def test_a_bad_archive_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     target = tmp_path / "mnist.npz"
@@ -56,6 +57,9 @@ def test_a_bad_archive_gives_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     elif damage == "short":
         np.savez(target, **{**arrays, "x_train": arrays["x_train"][:-1], "y_train": arrays["y_train"][:-1]})
         message = "expected 60000 \\+ 10000 images"
+    elif damage == "labels":
+        np.savez(target, **{**arrays, "y_test": arrays["y_test"].astype(np.int64) + 1})
+        message = "labels must be 0 to 9; remove the file"
     elif damage == "classes":
         np.savez(target, **{**arrays, "classes": np.arange(9)})
         message = "the names of all classes, or none"
@@ -128,6 +132,22 @@ def test_samples_are_balanced(name: str) -> None:
     classes = len(sample.classes)
     assert torch.equal(sample.train_targets.bincount(), torch.full((classes,), 2000 // classes))
     assert torch.equal(sample.test_targets.bincount(), torch.full((classes,), 500 // classes))
+
+
+@pytest.mark.parametrize("damage", ["cut", "no labels", "fewer labels"])
+def test_a_damaged_sample_gives_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    for path in DATA.glob("cifar10-sample.*"):
+        shutil.copy(path, tmp_path)
+    (described,) = tmp_path.glob("*.json")
+    meta = json.loads(described.read_text())
+    changed = {"no labels": {"classes": meta["classes"]}, "fewer labels": {**meta, "labels": meta["labels"][:-1]}}
+    described.write_text(json.dumps(changed[damage]) if damage in changed else described.read_text()[:-9])
+    monkeypatch.setattr(data, "embedded_folder", lambda: tmp_path)
+    with pytest.raises(
+        data.DataError, match=r"cifar10-sample: can't be read \(.*; restore it with git checkout"
+    ) as caught:
+        data.load("cifar10", "sample")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_set_is_named() -> None:

@@ -19,7 +19,7 @@ import joblib
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 from typer import Exit
 
 from varred.__main__ import INTERRUPTED, verify_records
@@ -325,6 +325,10 @@ def test_records_refuse_what_they_do_not_know_and_what_contradicts_itself(tmp_pa
         (with_test(whole, accuracy=0.99), "its final test accuracy is not the last of the curve"),
         (with_test(whole, "curves", loss=2.0), "its final test accuracy and losses don't fit"),
         ({**whole, "curves": {**whole["curves"], "test_loss": [1.0]}}, "the curve test_loss has 1 entries"),
+        (
+            {**whole, "curves": {name: values[:1] for name, values in whole["curves"].items()}},
+            "it has 0 of 1 epochs, and no divergence",
+        ),
     ):
         path.write_text(json.dumps(damaged))
         with pytest.raises(RecordError, match=message):
@@ -384,6 +388,9 @@ def test_verify_holds_a_true_record_and_catches_an_altered_one() -> None:
     assert verify(run, CPU, whole=True).deviation == 0
     altered = run.model_copy(update={"fingerprint": [loss * 1.01 for loss in run.fingerprint]})
     assert not verify(altered, CPU).holds
+    for fingerprint in ([], run.fingerprint[:1]):  # fewer losses than the audit compares
+        assert not verify(run.model_copy(update={"fingerprint": fingerprint}), CPU).holds
+    assert not verify(run.model_copy(update={"data_checksum": "another"}), CPU).holds
     better = [loss * 0.97 for loss in run.curves.test_loss]
     altered = run.model_copy(update={"curves": run.curves.model_copy(update={"test_loss": better})})
     assert verify(altered, CPU).holds  # the first steps' losses say nothing about the test set
@@ -821,6 +828,18 @@ def test_ten_times_the_first_batchs_loss_ends_a_run(
     assert (run.diverged is not None) is given_up
     if run.diverged is not None:
         assert (run.diverged.epoch, run.diverged.reason) == (1, "loss above 10 times the first")
+
+
+def test_weights_that_are_no_numbers_at_the_end_are_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_step(self: Trainer, epoch: int) -> Tensor:
+        with torch.no_grad():
+            next(self.model.parameters()).fill_(math.nan)
+        return torch.ones(10)
+
+    monkeypatch.setattr(Trainer, "epoch", last_step)
+    run = train(make(epochs=1), CPU)
+    assert run.diverged is not None
+    assert (run.diverged.epoch, run.diverged.reason) == (0, "non-finite weights")
 
 
 @pytest.mark.parametrize(("c", "share"), [(1e9, 1.0), (0.0, 0.0), (100.0, None)])

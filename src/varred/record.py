@@ -150,12 +150,15 @@ class Divergence(Frozen):
 
     Attributes:
         epoch: from 0.
-        reason: a non-finite gradient quotient ends MetaInit, so it comes before the first step.
+        reason: a non-finite gradient quotient ends MetaInit, so it comes before the first step; non-finite weights
+            are looked for after the last.
 
     """
 
     epoch: int
-    reason: Literal["non-finite loss", "loss above 10 times the first", "non-finite gradient quotient"]
+    reason: Literal[
+        "non-finite loss", "loss above 10 times the first", "non-finite gradient quotient", "non-finite weights"
+    ]
 
 
 class Seconds(Frozen):
