@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -57,9 +58,13 @@ def parameters(notebook: nbformat.NotebookNode) -> dict[str, Any]:
     """Read names and defaults from the parameters cell, which holds plain literals only."""
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
+            try:
+                tree = ast.parse(cell.source)
+            except SyntaxError as error:
+                raise _fail(f"the parameters cell is no Python (its line {error.lineno}): {error.msg}") from None
             return {
                 node.targets[0].id: _literal(node)
-                for node in ast.parse(cell.source).body
+                for node in tree.body
                 if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
             }
     return {}
@@ -82,7 +87,8 @@ def execute(name: str, target: Path, values: dict[str, Any] | None = None, show:
     code += ", stdout_file=sys.stdout)" if show else ")"
     with tempfile.TemporaryDirectory(dir=BUILD) as scratch:  # two executions of one chapter don't meet
         source, executed = Path(scratch) / f"{name}.ipynb", Path(scratch) / "executed.ipynb"
-        nbformat.write(read_text(name), source)
+        text = read_text(name)
+        nbformat.write(text, source)
         done = subprocess.run(
             [sys.executable, "-c", code, str(source), str(executed), json.dumps(values or {})],
             env=environment,
@@ -101,7 +107,7 @@ def execute(name: str, target: Path, values: dict[str, Any] | None = None, show:
             del cell.metadata["tags"]
         if cell.cell_type == "code":
             cell.outputs = _joined(cell.outputs)
-    notebook.metadata["varred"] = {"source": source_hash(read_text(name))}
+    notebook.metadata["varred"] = {"source": source_hash(text)}
     notebook.metadata.pop("language_info", None)
     write_atomically(target, (nbformat.writes(notebook).rstrip("\n") + "\n").encode())
     return None
@@ -222,7 +228,7 @@ def run(
     values = _values(chapter, defaults, preset, parameter or [])
     target = BUILD / "run" / f"{chapter}{'.' + preset if preset else ''}.ipynb"
     shown = " ".join(
-        f"-p {name} {value}" if not isinstance(value, list) else f"-y '{name}: {json.dumps(value)}'"
+        shlex.join(["-y", f"{name}: {json.dumps(value)}"] if isinstance(value, list) else ["-p", name, str(value)])
         for name, value in values.items()
     )
     given, out = (target.with_suffix(suffix).relative_to(ROOT) for suffix in (".source.ipynb", ".ipynb"))

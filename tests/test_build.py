@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,19 @@ def test_a_check_that_fails_at_a_value_is_one_line(root: Path) -> None:
     done = call(root, "run", "01-a", "-p", "count=7")
     assert done.returncode == 2
     assert done.stderr.strip() == "a check of the chapter fails at these values: assert count < 5"
+
+
+def test_a_parameters_cell_that_is_no_python_is_one_line(root: Path) -> None:
+    (root / "book" / "text" / "01-a.md").write_text(TEXT.replace("count = 3", "count = "))
+    done = call(root, "run", "01-a")
+    assert done.returncode == 2
+    assert done.stderr.strip() == "the parameters cell is no Python (its line 3): invalid syntax"
+
+
+def test_the_printed_papermill_line_hands_over_what_was_run(root: Path) -> None:
+    done = call(root, "run", "01-a", "-p", "preset='a b'", "-p", "names=['c d', \"e's\"]")
+    (line,) = (line for line in done.stdout.splitlines() if "papermill" in line)
+    assert shlex.split(line)[3:] == ["-p", "preset", "a b", "-y", 'names: ["c d", "e\'s"]']
 
 
 def test_a_value_that_papermill_cannot_hand_over_is_text(root: Path) -> None:
