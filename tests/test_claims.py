@@ -947,6 +947,13 @@ def test_the_answer_shows_the_leads_on_sgd_beside_what_is_left_of_them(records: 
         "(SVRG - SGD by fold -0.4000 to -0.1000); SGD at 0.1: 1.0000."
     )
     assert expected in claims.answer(records.store, claims.judge, {})
+    assert "In the benchmark" not in claims.answer(records.store, claims.judge, {})
+    reduced = lenet_mnist.benchmark(scale, {"SVRG": lenet_mnist.SELECTED["SVRG"]})
+    plain = lenet_mnist.benchmark(scale, {"SGD": lenet_mnist.rule("SGD", 0.01)})
+    for ours, other in zip(reduced, plain, strict=True):
+        records.put(other, test=records.store.get(ours).final.test.loss + 0.25)
+    end = "5 seeds: test loss at the end -0.2500 [-0.2500, -0.2500]; test loss at equal training loss "
+    assert f"In the benchmark, SVRG - SGD at the same step, {end}" in claims.answer(records.store, claims.judge, {})
 
 
 def test_the_answer_says_what_is_not_run_and_marks_what_is_significant(records: Records) -> None:

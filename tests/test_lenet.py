@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from varred import claims, experiments, timing
-from varred.claims.lenet_mnist import best_epochs
+from varred.claims.lenet_mnist import best_epochs, same_step
 from varred.config import Config, SVRGRule
 from varred.experiments import lenet_mnist as lenet
 from varred.experiments.grid import Point, points
@@ -345,6 +345,24 @@ def test_test_losses_are_compared_at_each_methods_best_epoch(
     validated(store)
     assert store.word("lenet-best-epoch") == word
     assert store.word("lenet-test-loss") == FAILS  # at the end all are alike
+
+
+def test_at_svrgs_step_pairs_are_compared_to_the_end_and_at_equal_training_loss(store: Memory) -> None:
+    """SVRG trains twice as fast and its test loss rises by .01 an epoch: SGD's last training loss is its 50th."""
+    rising: Curve = lambda epoch: 1 + 0.01 * epoch  # noqa: E731
+    store.benchmark({**dict.fromkeys(METHODS, ONE), "SVRG": rising}, {"SVRG": lambda epoch: 0.9 ** (2 * epoch)})
+    assert same_step(store) == {}
+    plain = lenet.benchmark(SCALE, {"SGD": lenet.rule("SGD", 0.01)})
+    for config in plain[1:]:
+        store.add(config, training=falling, accuracy=0.4, test=flat(1.2))
+    store.add(plain[0], diverged=True)
+    found = same_step(store)
+    noise = [0.001 * (seed - 3) for seed in (2, 3, 4, 5)]
+    assert found["test loss at the end"] == pytest.approx([0.8 + more for more in noise])
+    assert found["test loss at equal training loss"] == pytest.approx([0.3 + more for more in noise])
+    assert found["least test loss"] == pytest.approx([-0.2 + more for more in noise])
+    assert found["test accuracy at the end"] == pytest.approx([0.1] * 4)
+    assert found["training loss at the end, relative"] == pytest.approx([0.9**100 - 1] * 4)
 
 
 # Seconds

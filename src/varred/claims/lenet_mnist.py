@@ -146,6 +146,32 @@ def equal_training_loss(fast: Sequence[Run], slow: Sequence[Run]) -> list[float]
     return differences
 
 
+def same_step(store: Store) -> dict[str, list[float]]:
+    """Return SVRG's value minus that of SGD at SVRG's own step, by measure and seed; empty before a pair has ended.
+
+    *At equal training loss* each of a pair is stopped at the first epoch at which its training loss is at or below the
+    larger of their two last ones. No claim was declared for these.
+    """
+    rule = lenet.SELECTED["SVRG"]
+    plain, reduced = (
+        {run.config.seed: run for run in store.available(lenet.benchmark(SCALE, rules)) if not run.diverged}
+        for rules in ({"SGD": lenet.rule("SGD", *lenet.tuned(rule))}, {"SVRG": rule})
+    )
+    found: dict[str, list[float]] = {}
+    for a, b in ((reduced[seed], plain[seed]) for seed in sorted(reduced.keys() & plain.keys())):
+        level = max(a.curves.train_loss[-1], b.curves.train_loss[-1])
+        stopped = [run.curves.test_loss[epoch] for run in (a, b) if (epoch := reached(run, level)) is not None]
+        for measure, difference in {
+            "test loss at the end": a.final.test.loss - b.final.test.loss,
+            "test loss at equal training loss": stopped[0] - stopped[1],
+            "least test loss": min(a.curves.test_loss) - min(b.curves.test_loss),
+            "test accuracy at the end": a.final.test.accuracy - b.final.test.accuracy,
+            "training loss at the end, relative": a.final.train.loss / b.final.train.loss - 1,
+        }.items():
+            found.setdefault(measure, []).append(difference)
+    return found
+
+
 def best_epochs(store: Store) -> dict[str, int]:
     """Return each method's best epoch in the 50-epoch cross-validation of table 4.2's values, where complete."""
     epochs = SCALE.final_epochs or 0
