@@ -526,7 +526,7 @@ def overview(runs: Mapping[str, Sequence[Run]]) -> Figure:
             band(left, own, lambda run: run.passes, "test_loss", **line(method))
             train, test = (_stack(own, curve)[:, 1:].mean(0) for curve in ("train_loss", "test_loss"))
             _ = right.plot(train, test, **line(method))
-            _ = right.plot(train[-1:], test[-1:], "o", color=METHODS[method][0], markersize=5, label="_")
+            _ = right.plot(train[-1:], test[-1:], "o", color=line(method)["color"], markersize=5, label="_")
     left.set(xscale="log", yscale="log", xlabel="gradient computations (passes)", title="test loss (nats)")
     right.set(xscale="log", yscale="log", xlabel="training loss (nats)", title="test loss (nats)")
     if any(runs.values()):
