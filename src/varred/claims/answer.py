@@ -194,10 +194,12 @@ def _same_step(store: Store) -> list[str]:
     seeds = _seeds(next(iter(pairs.values())).seeds) if pairs else ""
     return [
         "",
-        "Control variate or small step? Mean validation loss of cross-validation's folds after "
+        "Control variate or small step?",
+        "",
+        "- Mean validation loss of cross-validation's folds after "
         f"{scale.final_epochs} epochs: SVRG at {own['SVRG'][0]:g}: {reduced:.4f}; SGD at the same step: {same:.4f} "
-        f"(SVRG - SGD by fold {min(gaps):+.4f} to {max(gaps):+.4f}); SGD at {own['SGD'][0]:g}: {other:.4f}."
-        + (f" In the benchmark, SVRG - SGD at the same step, {seeds}: {benchmark}." if pairs else ""),
+        f"(SVRG - SGD by fold {min(gaps):+.4f} to {max(gaps):+.4f}); SGD at {own['SGD'][0]:g}: {other:.4f}.",
+        *([f"- In the benchmark, SVRG - SGD at the same step, {seeds}: {benchmark}."] if pairs else []),
     ]
 
 

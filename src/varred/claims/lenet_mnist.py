@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from varred import timing
 from varred.claims.verdict import (
@@ -146,11 +147,17 @@ def equal_training_loss(fast: Sequence[Run], slow: Sequence[Run]) -> list[float]
     return differences
 
 
+def _change(run: Run) -> float:
+    losses = run.curves.test_loss[len(run.curves.test_loss) // 2 :]
+    return mean([abs(after - before) for before, after in pairwise(losses)])
+
+
 def same_step(store: Store) -> dict[str, list[float]]:
     """Return SVRG's value minus that of SGD at SVRG's own step, by measure and seed; empty before a pair has ended.
 
     *At equal training loss* each of a pair is stopped at the first epoch at which its training loss is at or below the
-    larger of their two last ones. No claim was declared for these.
+    larger of their two last ones. The *change between epochs* is the mean of its absolute values over the second half.
+    No claim was declared for these.
     """
     rule = lenet.SELECTED["SVRG"]
     plain, reduced = (
@@ -166,6 +173,7 @@ def same_step(store: Store) -> dict[str, list[float]]:
             "test loss at equal training loss": stopped[0] - stopped[1],
             "least test loss": min(a.curves.test_loss) - min(b.curves.test_loss),
             "test accuracy at the end": a.final.test.accuracy - b.final.test.accuracy,
+            "change of the test loss between epochs": _change(a) - _change(b),
             "training loss at the end, relative": a.final.train.loss / b.final.train.loss - 1,
         }.items():
             found.setdefault(measure, []).append(difference)
