@@ -243,7 +243,7 @@ def test_where_the_selected_rate_diverges_the_next_best_runs_beside_it(real: Run
         assert RESNET18.rates(store, scale)["none"] == {"SGD": 0.05}  # claims are judged at the selected rate
 
 
-def test_with_the_sources_values_its_whole_grid_decides_and_stands_not_beside_the_benchmark(
+def test_with_the_sources_values_its_whole_grid_decides_and_none_of_it_is_beside_the_benchmark(
     real: Run, tmp_path: Path
 ) -> None:
     store, scale = Store(tmp_path), replace(RESNET18.scale("smoke"), source_values=True)

@@ -450,9 +450,9 @@ def band(
     for run, row in zip(runs, values, strict=True):
         if run.diverged and len(position):
             finite = np.flatnonzero(~np.ma.getmaskarray(row))
-            place, height = (finite[-1], row[finite[-1]]) if finite.size else (0, 1.0)
+            at = (position[finite[-1]], row[finite[-1]]) if finite.size else (position[0], 1.0)
             edge: dict[str, Any] = {} if finite.size else {"transform": ax.get_xaxis_transform(), "clip_on": False}
-            _ = ax.plot(position[place], height, "x", color=drawn.get_color(), label="_", **edge)
+            _ = ax.plot(*at, "x", color=drawn.get_color(), label="_", **edge)
 
 
 def _stack(runs: Sequence[Run], curve: str) -> np.ma.MaskedArray[Any, Any]:

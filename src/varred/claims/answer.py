@@ -189,9 +189,9 @@ def _same_step(store: Store) -> list[str]:
     losses = [[run.curves.validation_loss[-1] for run in runs] for runs in found]
     reduced, same, other = (sum(values) / len(values) for values in losses)
     gaps = [a - b for a, b in zip(losses[0], losses[1], strict=True)]
-    pairs = {name: summarize(name, values) for name, values in lenet_mnist.same_step(store).items()}
-    benchmark = "; ".join(f"{name} {_four_digits(contrast)}" for name, contrast in pairs.items() if "test" in name)
-    seeds = _seeds(next(iter(pairs.values())).seeds) if pairs else ""
+    pairs = [summarize(name, [a - b for a, b in values]) for name, values in lenet_mnist.same_step(store).items()]
+    told = "; ".join(f"{contrast.name} {_four_digits(contrast)}" for contrast in pairs)
+    benchmark = [f"- In the benchmark, SVRG - SGD at the same step, {_seeds(pairs[0].seeds)}: {told}."] if pairs else []
     return [
         "",
         "Control variate or small step?",
@@ -199,7 +199,7 @@ def _same_step(store: Store) -> list[str]:
         "- Mean validation loss of cross-validation's folds after "
         f"{scale.final_epochs} epochs: SVRG at {own['SVRG'][0]:g}: {reduced:.4f}; SGD at the same step: {same:.4f} "
         f"(SVRG - SGD by fold {min(gaps):+.4f} to {max(gaps):+.4f}); SGD at {own['SGD'][0]:g}: {other:.4f}.",
-        *([f"- In the benchmark, SVRG - SGD at the same step, {seeds}: {benchmark}."] if pairs else []),
+        *benchmark,
     ]
 
 

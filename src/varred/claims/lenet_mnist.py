@@ -147,13 +147,20 @@ def equal_training_loss(fast: Sequence[Run], slow: Sequence[Run]) -> list[float]
     return differences
 
 
-def _change(run: Run) -> float:
-    losses = run.curves.test_loss[len(run.curves.test_loss) // 2 :]
-    return mean([abs(after - before) for before, after in pairwise(losses)])
+def _measures(run: Run, level: float) -> dict[str, float]:
+    losses, stop = run.curves.test_loss, reached(run, level)
+    return {
+        "test loss at the end": run.final.test.loss,
+        "test loss at equal training loss": math.inf if stop is None else losses[stop],
+        "least test loss": min(losses),
+        "test accuracy at the end": run.final.test.accuracy,
+        "change of the test loss between epochs": mean([abs(b - a) for a, b in pairwise(losses[len(losses) // 2 :])]),
+        "training loss at the end": run.final.train.loss,
+    }
 
 
-def same_step(store: Store) -> dict[str, list[float]]:
-    """Return SVRG's value minus that of SGD at SVRG's own step, by measure and seed; empty before a pair has ended.
+def same_step(store: Store) -> dict[str, list[tuple[float, float]]]:
+    """Return the values of SVRG and of SGD at SVRG's own step, by measure and seed; empty before a pair has ended.
 
     *At equal training loss* each of a pair is stopped at the first epoch at which its training loss is at or below the
     larger of their two last ones. The *change between epochs* is the mean of its absolute values over the second half.
@@ -164,19 +171,12 @@ def same_step(store: Store) -> dict[str, list[float]]:
         {run.config.seed: run for run in store.available(lenet.benchmark(SCALE, rules)) if not run.diverged}
         for rules in ({"SGD": lenet.rule("SGD", *lenet.tuned(rule))}, {"SVRG": rule})
     )
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     for a, b in ((reduced[seed], plain[seed]) for seed in sorted(reduced.keys() & plain.keys())):
         level = max(a.curves.train_loss[-1], b.curves.train_loss[-1])
-        stopped = [run.curves.test_loss[epoch] for run in (a, b) if (epoch := reached(run, level)) is not None]
-        for measure, difference in {
-            "test loss at the end": a.final.test.loss - b.final.test.loss,
-            "test loss at equal training loss": stopped[0] - stopped[1],
-            "least test loss": min(a.curves.test_loss) - min(b.curves.test_loss),
-            "test accuracy at the end": a.final.test.accuracy - b.final.test.accuracy,
-            "change of the test loss between epochs": _change(a) - _change(b),
-            "training loss at the end, relative": a.final.train.loss / b.final.train.loss - 1,
-        }.items():
-            found.setdefault(measure, []).append(difference)
+        ours, theirs = _measures(a, level), _measures(b, level)
+        for measure, value in ours.items():
+            found.setdefault(measure, []).append((value, theirs[measure]))
     return found
 
 
